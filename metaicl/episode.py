@@ -120,16 +120,16 @@ def replicate(sources: list[Source]) -> Source:
     leaves = [jax.tree.leaves(s.consts) for s in sources]
     treedef = jax.tree.structure(sources[0].consts)
     shared = [all(x is column[0] for x in column) for column in zip(*leaves, strict=True)]
-    consts = [c[0] if same else np.stack(c) for c, same in zip(zip(*leaves, strict=True), shared, strict=True)]
+    consts = [
+        c[0] if same else np.stack(c) for c, same in zip(zip(*leaves, strict=True), shared, strict=True)
+    ]
     axes = [None if same else 0 for same in shared]
 
     def indices(i: int) -> dict[str, np.ndarray]:
         parts = [s.indices(i) for s in sources]
         return {name: np.stack([p[name] for p in parts]) for name in parts[0]}
 
-    return Source(
-        indices, treedef.unflatten(consts), sources[0].build, jax.tree.unflatten(treedef, axes)
-    )
+    return Source(indices, treedef.unflatten(consts), sources[0].build, jax.tree.unflatten(treedef, axes))
 
 
 def limit_shots(support: Examples, shots: Array) -> Examples:

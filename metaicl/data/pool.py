@@ -22,6 +22,8 @@ class Pool:
         `__len__` and `__getitem__(int array) -> np.ndarray` that decodes on demand.
       digests: `S64 [n]`, the SHA-256 (hex) of each item's stored bytes.
       phashes: `uint64 [n]` perceptual hashes, or None where the items are not images.
+      rows: `int64 [n]`, the number of each item in the data set as it was first read, which `select` keeps, so
+        that parts of a data set can share one copy of its items. Given by default.
     """
 
     name: str
@@ -31,11 +33,14 @@ class Pool:
     x: Any
     digests: np.ndarray
     phashes: np.ndarray | None = None
+    rows: np.ndarray = dataclasses.field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self):
         """Checks that every attribute speaks of the same n items."""
         n = len(self.labels)
-        columns = {"x": self.x, "digests": self.digests, "phashes": self.phashes}
+        if self.rows is None:
+            object.__setattr__(self, "rows", np.arange(n))
+        columns = {"x": self.x, "digests": self.digests, "phashes": self.phashes, "rows": self.rows}
         for name, column in columns.items():
             if column is not None and len(column) != n:
                 raise ValueError(f"Pool {self.name!r}: {n} labels but {len(column)} {name}.")
@@ -64,4 +69,5 @@ class Pool:
             x=self.x[rows],
             digests=self.digests[rows],
             phashes=None if self.phashes is None else self.phashes[rows],
+            rows=self.rows[rows],
         )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluator: a learner, what it learned, and fixed episodes -> per-episode numbers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metaicl import losses
+from metaicl.episode import Episode, Source, TaskSpec, limit_shots
+from metaicl.learners.base import Learner, Meta, answer
+
+ALL_SHOTS = 2**30
+
+
+def evaluate(
+    spec: TaskSpec,
+    learner: Learner,
+    meta: Meta,
+    source: Source,
+    episodes: Sequence[int],
+    *,
+    seed: int = 0,
+    batch: int = 32,
+    shots: int = ALL_SHOTS,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Answers the given episodes of `source`.
+
+    Args:
+      spec, learner, meta: what is evaluated; meta without a replica axis.
+      source: where the episodes come from; without a replica axis.
+      episodes: their indices.
+      seed: of the learner's own randomness; episode i uses `fold_in(key(seed), i)` whatever the batch.
+      batch: episodes per call of the jitted evaluator.
+      shots: support items per class that the learner may see (0 and up; one program serves all values).
+      progress: called with the number of episodes done since the last call.
+
+    Returns:
+      `{"values": {metric: float64 [episodes]}, "calibration": {...}}`, see `losses.metrics` and
+      `losses.calibration` (sums over the episodes; empty for regression).
+    """
+    run = _evaluator(spec, learner, source.build)
+    values: list[dict] = []
+    totals: dict[str, np.ndarray] = {}
+    for start in range(0, len(episodes), batch):
+        chosen = list(episodes[start : start + batch])
+        padded = chosen + chosen[-1:] * (batch - len(chosen))  # one shape, one program
+        rows = [source.indices(i) for i in padded]
+        host_batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        result = run(meta, source.consts, host_batch, np.asarray(padded), np.int32(shots), np.uint32(seed))
+        result = jax.tree.map(lambda a, n=len(chosen): np.asarray(a, np.float64)[:n], result)
+        values.append(result["values"])
+        for name, column in result["calibration"].items():
+            totals[name] = totals.get(name, 0) + column.sum(0)
+        if progress is not None:
+            progress(len(chosen))
+    joined = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
+    return {"values": joined, "calibration": totals}
+
+
+@functools.lru_cache(maxsize=64)
+def _evaluator(spec: TaskSpec, learner: Learner, build: Callable) -> Callable:
+    """The jitted evaluator of a learner; folds with equal settings share one program."""
+
+    def one(meta, episode: Episode, key, shots):
+        episode = episode.replace(support=limit_shots(episode.support, shots))
+        outputs = answer(spec, learner, meta, episode, key)
+        return {
+            "values": losses.metrics(spec, outputs, episode.query),
+            "calibration": losses.calibration(spec, outputs, episode.query),
+        }
+
+    @jax.jit
+    def run(meta, consts, host_batch, indices, shots, seed):
+        root = jax.random.key(seed)
+        episodes, _ = build(consts, host_batch, jax.random.fold_in(root, indices[0]))
+        keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(indices)
+        return jax.vmap(one, in_axes=(None, 0, 0, None))(meta, episodes, keys, shots)
+
+    return run
+
+
+def mean_score(spec: TaskSpec, values: dict[str, np.ndarray]) -> dict[str, float]:
+    """Means over episodes, and under `score` what model selection maximises."""
+    means = {name: float(np.mean(column)) for name, column in values.items()}
+    return means | {"score": float(losses.score(spec, {k: jnp.float32(v) for k, v in means.items()}))}

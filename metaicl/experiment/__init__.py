@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composer: from a config to sources, learners, training, evaluation and a report."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from metaicl import sharding
+from metaicl.configuration import ConfigError, overridden
+from metaicl.experiment.problems import make_problem
+from metaicl.experiment.runs import execute, make_run
+from metaicl.report import write_report
+from metaicl.writer import write_atomically
+
+__all__ = ["make_problem", "make_run", "run_experiment"]
+
+
+def run_experiment(
+    config: ConfigDict, workdir: str | os.PathLike, *, only: str | None = None, command: Sequence[str] = ()
+) -> str:
+    """Does the runs of a config and writes the report.
+
+    Args:
+      config: see the files in `configs/`.
+      workdir: root of all outputs.
+      only: number (from 0) or name of the one run to do; None for all.
+      command: the command line, kept beside the results.
+
+    Returns:
+      The headline table.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: for what is wrong with config, data or workdir, before any
+        long work.
+    """
+    started = time.time()
+    root = _writable(workdir)
+    mesh = sharding.make_mesh()
+    first = jax.process_index() == 0
+    runs = [make_run(name, part, root / name, mesh) for name, part in chosen_runs(config, only).items()]
+    if first and command:
+        write_atomically(root / "command.txt", shlex.join(command) + "\n")
+    for number, run in enumerate(runs, 1):
+        if first:
+            _say(f"[{number}/{len(runs)}] {run.name}" + (": finished before" if run.finished else ""))
+        if not run.finished:
+            execute(run)
+    if not first:
+        return ""
+    table = write_report(root)
+    _say(f"{len(runs)} runs in {time.time() - started:.0f} s. Report: {root / 'report.html'}")
+    return table
+
+
+def chosen_runs(config: ConfigDict, only: str | None) -> dict[str, ConfigDict]:
+    """The configs of the runs by name, each with its overrides applied; `only` chooses one of them."""
+    names = list(config.runs) or ["main"]
+    if only is not None:
+        if only.isdigit() and int(only) < len(names):
+            names = [names[int(only)]]
+        elif only in names:
+            names = [only]
+        else:
+            listing = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+            raise ConfigError(f"There is no run {only!r}; the runs are: {listing}.")
+    return {name: _without_runs(overridden(config, config.runs.get(name, {}))) for name in names}
+
+
+def _without_runs(config: ConfigDict) -> ConfigDict:
+    """A run's config does not depend on which other runs there are."""
+    with config.unlocked():
+        del config["runs"]
+    return config
+
+
+def _writable(workdir: str | os.PathLike) -> pathlib.Path:
+    root = pathlib.Path(workdir).expanduser().absolute()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"The workdir {root} cannot be written to ({error.strerror}): choose another --workdir."
+        ) from error
+    return root
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the `data` and `task` parts of a config to what is trained and tested on."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from metaicl.configuration import ConfigError, as_json
+from metaicl.data import functions, sampler, splits
+from metaicl.data.pool import Pool
+from metaicl.episode import Source, TaskSpec
+
+
+class TestSet(NamedTuple):
+    """Fixed episodes of one data set.
+
+    Attributes:
+      dataset, domain: names.
+      classes: number of classes that the episodes draw from; 0 where there are none.
+      split_by: what training and test do not share: `domains`, `classes`, `images` or `functions`.
+      ways, shots, queries: of an episode; queries in all.
+      source: where the episodes come from.
+    """
+
+    dataset: str
+    domain: str
+    classes: int
+    split_by: str
+    ways: int
+    shots: int
+    queries: int
+    source: Source
+
+
+class Problem(NamedTuple):
+    """What a learner is trained, selected and tested on.
+
+    Attributes:
+      spec: of the learner.
+      train: `(seed) -> Source`.
+      validation, test: the sets to choose by, and to report on.
+    """
+
+    spec: TaskSpec
+    train: Callable[[int], Source]
+    validation: list[TestSet]
+    test: list[TestSet]
+
+
+def make_problem(config: ConfigDict, place: Callable) -> Problem:
+    """Builds the problem of a config; equal configs share one.
+
+    Args:
+      config: with `data`, `task` and `evaluate`.
+      place: puts a tree of host arrays onto the devices.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: for data that is not there or does not fit the task.
+    """
+    if config.data.kind not in _PROBLEMS:
+        raise ConfigError(f"data.kind is {config.data.kind!r}; there are {', '.join(_PROBLEMS)}.")
+    parts = {name: as_json(config[name]) for name in ("data", "task", "evaluate")}
+    return _memoised_problem(json.dumps(parts), place)
+
+
+@functools.lru_cache(maxsize=64)
+def _memoised_problem(parts: str, place: Callable) -> Problem:
+    config = ConfigDict(json.loads(parts))
+    return _PROBLEMS[config.data.kind](config.data, config.task, config.evaluate, place)
+
+
+def _linear_functions(data, task, evaluation, place) -> Problem:
+    """Dense linear functions, tested on functions of another seed."""
+    settings = dict(dimensions=data.dimensions, noise=data.noise)
+    spec = TaskSpec("regress", (data.dimensions,), "float32", 1)
+
+    def source(seed, queries):
+        made = functions.linear_functions(seed=seed, points=task.shots, queries=queries, **settings)
+        return made._replace(consts=place(made.consts))
+
+    def held(part, seed):
+        drawn = source(seed, task.test_queries)
+        return TestSet("dense_linear", "functions", 0, part, 1, task.shots, task.test_queries, drawn)
+
+    return Problem(
+        spec,
+        lambda seed: source(seed, task.queries),
+        [held("functions", evaluation.seed + 1)],
+        [held("functions", evaluation.seed)],
+    )
+
+
+def _album(data, task, evaluation, place) -> Problem:
+    """Episodes of an album; `data.split` says what training and test do not share."""
+    pools, store = _stored_album(json.dumps(_reading(data)), place)
+    shape = tuple(int(n) for n in store.consts["x"].shape[1:])
+    parts, split_by = _split(pools, data, task)
+    if data.split == "supervised":
+        return _supervised(store, pools, parts, evaluation, task, shape)
+    ways, shots = _largest(task.ways), _largest(task.shots)
+    spec = TaskSpec("classify", shape, str(store.consts["x"].dtype), ways)
+    drawing = dict(ways=ways, shots=shots, queries=task.test_queries)
+
+    def held(pool, seed):
+        source = sampler.episodes(store, [pool], seed=seed, **drawing)
+        names = (pool.name, pool.domain, len(pool.classes), split_by[pool.name])
+        return TestSet(*names, ways, shots, ways * task.test_queries, source)
+
+    def train(seed):
+        return sampler.episodes(
+            store,
+            parts.train,
+            seed=seed,
+            ways=_span(task.ways),
+            shots=_span(task.shots),
+            queries=task.queries,
+            weighting=task.weighting,
+            label_noise=task.label_noise,
+            random_slots=task.random_slots,
+        )
+
+    train(0)  # refuses what does not fit now, not after the first evaluation
+    validation = [held(pool, evaluation.seed + 1) for pool in parts.validation]
+    return Problem(spec, train, validation, [held(pool, evaluation.seed) for pool in parts.test])
+
+
+def _supervised(store, pools, parts, evaluation, task, shape) -> Problem:
+    """One classifier over all classes of all data sets, tested on images it never saw."""
+    firsts = dict(
+        zip((p.name for p in pools), np.cumsum([0, *(len(p.classes) for p in pools)]), strict=False)
+    )
+    spec = TaskSpec("classify", shape, str(store.consts["x"].dtype), sum(len(p.classes) for p in pools))
+
+    def source(chosen, seed, items):
+        return sampler.labelled_items(store, chosen, firsts, seed=seed, items=items)
+
+    def held(pool, seed):
+        n = len(pool.classes)
+        drawn = source([pool], seed, task.test_queries)
+        return TestSet(pool.name, pool.domain, n, "images", spec.num_outputs, 0, task.test_queries, drawn)
+
+    return Problem(
+        spec,
+        lambda seed: source(parts.train, seed, task.queries),
+        [held(pool, evaluation.seed + 1) for pool in parts.validation],
+        [held(pool, evaluation.seed) for pool in parts.test],
+    )
+
+
+_PROBLEMS = {"album": _album, "linear_functions": _linear_functions}
+
+
+def _split(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, str]]:
+    """The parts of the album, small classes and leaks dropped, and what each data set is split by."""
+    if data.split == "domain":
+        whole = splits.leave_domain_out(pools, data.held_out, data.validation or None)
+        split_by = {pool.name: "domains" for pool in pools}
+    elif data.split in ("within", "supervised"):
+        least = data.min_classes if data.split == "within" else sys.maxsize
+        each = [splits.split_within(p, data.fractions, data.split_seed, least) for p in pools]
+        whole = splits.Split(*([pool for part, _ in each for pool in part[i]] for i in range(3)))
+        split_by = {pool.name: by for pool, (_, by) in zip(pools, each, strict=True)}
+    else:
+        raise ConfigError(f"data.split is {data.split!r}; use 'domain', 'within' or 'supervised'.")
+    if data.split != "supervised":
+        whole = _large_enough(whole, task)
+    held = [*whole.validation, *whole.test]
+    train, report = splits.drop_leaks(whole.train, held)
+    lost = {name: counts for name, counts in report.items() if counts["same_bytes"] + counts["near_copies"]}
+    if lost:
+        counted = sum(c["same_bytes"] + c["near_copies"] for c in lost.values())
+        print(f"Left {counted} training images out that validation or test hold too: {lost}", file=sys.stderr)
+    if data.split != "supervised":  # leaks may have made classes small
+        ways, items = _largest(task.ways), _largest(task.shots) + task.queries
+        train = [splits.drop_small_classes(pool, items, ways) for pool in train]
+    return splits.Split(train, whole.validation, whole.test), split_by
+
+
+def _large_enough(split: splits.Split, task) -> splits.Split:
+    ways, shots = _largest(task.ways), _largest(task.shots)
+    queries = (task.queries, task.test_queries, task.test_queries)
+    return splits.Split(
+        *(
+            [splits.drop_small_classes(pool, shots + q, ways) for pool in part]
+            for part, q in zip(split, queries, strict=True)
+        )
+    )
+
+
+def _reading(data) -> dict:
+    """The part of `data` that decides what is read; folds differ in the rest only."""
+    names = ("album", "cache", "image_size", "backbone", "weights", "datasets", "skip_bad")
+    return {name: as_json(data[name]) for name in names} | {"embedded": as_json(data.embedded)}
+
+
+@functools.lru_cache(maxsize=2)
+def _stored_album(reading: str, place: Callable) -> tuple[list[Pool], sampler.Store]:
+    """Reads an album, embeds it if a backbone is asked for, and puts it on the devices, once per process."""
+    data = ConfigDict(json.loads(reading))
+    pools = _embedded_pools(data) if data.album == "embedded" else _read_pools(data)
+    if data.backbone != "none":
+        pools = _features(pools, data)
+    return pools, sampler.make_store(pools, place)
+
+
+def cache_folder(configured: str) -> pathlib.Path:
+    """Where built and embedded data are kept: the config's folder, else METAICL_CACHE, else ~/.cache/metaicl."""
+    return pathlib.Path(configured or os.environ.get("METAICL_CACHE") or "~/.cache/metaicl").expanduser()
+
+
+def _embedded_pools(data) -> list[Pool]:
+    from metaicl.data.procedural import embedded_album
+
+    with _Progress("album") as bar:
+        return embedded_album(
+            cache_folder(data.cache),
+            image_size=data.image_size,
+            datasets=data.datasets or None,
+            progress=lambda done, total: bar("building the embedded album", done, total),
+            **data.embedded,
+        )
+
+
+def _read_pools(data) -> list[Pool]:
+    from metaicl.data.images import decode_pool
+    from metaicl.data.meta_album import read_album
+
+    with _Progress("images") as bar:
+        pools = read_album(
+            data.album,
+            image_size=data.image_size,
+            skip_bad=data.skip_bad,
+            datasets=data.datasets or None,
+            progress=lambda name, done, total: bar(f"checking {name}", done, total),
+        )
+        if data.backbone != "none":
+            return pools
+        return [decode_pool(p, lambda name, done, total: bar(f"decoding {name}", done, total)) for p in pools]
+
+
+def _features(pools: list[Pool], data) -> list[Pool]:
+    from metaicl.features.cache import embed_pools
+    from metaicl.models.squeezenet import load_squeezenet, squeezenet
+
+    if data.backbone != "squeezenet":
+        raise ConfigError(f"data.backbone is {data.backbone!r}; there are 'none' and 'squeezenet'.")
+    if not data.weights:
+        raise ConfigError(
+            "The backbone 'squeezenet' needs its pretrained weights: give weights=PATH.safetensors."
+        )
+    params = load_squeezenet(data.weights)
+    with _Progress("features") as bar:
+        return embed_pools(
+            pools,
+            squeezenet(),
+            params,
+            cache_dir=cache_folder(data.cache) / "features",
+            backbone_name="squeezenet",
+            progress=lambda name, done, total: bar(f"embedding {name}", done, total),
+        )
+
+
+class _Progress:
+    """A progress bar that takes what is being done, how much is done and how much there is."""
+
+    def __init__(self, unit: str):
+        self._unit, self._bar, self._what = unit, None, None
+
+    def __enter__(self):
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if what != self._what:
+            self.__exit__()
+            self._what = what
+            self._bar = None if done >= total else tqdm(total=total, desc=what, unit=self._unit, leave=False)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *error):
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _largest(span: Any) -> int:
+    return int(span if isinstance(span, int) else span[1])
+
+
+def _span(value: Any) -> Any:
+    return value if isinstance(value, int) else tuple(value)

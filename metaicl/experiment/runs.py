@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run: a learner trained (or not) on a problem, evaluated beside its baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from metaicl import sharding
+from metaicl.checkpoint import Checkpoints, save_weights
+from metaicl.configuration import ConfigError, as_json, differences, overridden
+from metaicl.data.pipeline import open_batches
+from metaicl.episode import Stage, TaskSpec, replicate
+from metaicl.evaluate import evaluate, mean_score
+from metaicl.experiment.problems import Problem, make_problem
+from metaicl.learners import Learner, Meta, make_learner
+from metaicl.train import Hooks, Schedule, TrainState, listed, train
+from metaicl.writer import Writer, write_atomically
+
+_NOT_SETTINGS = ("kind", "train", "test")  # keys of a learner's entry that its constructor does not take
+
+
+class Replica(NamedTuple):
+    """One of the models that a run trains side by side: its name, config and problem."""
+
+    name: str
+    config: ConfigDict
+    problem: Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A named run and everything it needs; building it checks its config before any long work.
+
+    Attributes:
+      name: name of the run and of its folder.
+      config: of the run, overrides applied.
+      folder: where its outputs go.
+      mesh: the devices.
+      replicas: at least one; its name is "" where the run has none.
+    """
+
+    name: str
+    config: ConfigDict
+    folder: pathlib.Path
+    mesh: Mesh
+    replicas: tuple[Replica, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its records are there: they are written last, at once."""
+        return (self.folder / "records.jsonl").exists()
+
+    @property
+    def seeds(self) -> list[int]:
+        """One seed per replica."""
+        return [r.config.seed for r in self.replicas]
+
+    @property
+    def replica_names(self) -> list[str] | None:
+        """Names of the replicas, or None where the run has none."""
+        return [r.name for r in self.replicas] if self.config.replicas else None
+
+
+def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) -> Run:
+    """Builds a run, its problems and its learners, so that what is wrong with them is said at once."""
+    place = _placer(mesh)
+    variants = dict(config.replicas) or {"": {}}
+    replicas = []
+    for replica, overrides in variants.items():
+        variant = overridden(config, overrides)
+        replicas.append(Replica(replica, variant, make_problem(variant, place)))
+    specs = {replica.problem.spec for replica in replicas}
+    if len(specs) > 1:
+        raise ConfigError(f"The replicas of run {name!r} have tasks of different shapes: {specs}.")
+    run = Run(name, config, folder, mesh, tuple(replicas))
+    for learner in (config.learner, *config.baselines):
+        jax.eval_shape(_learner(run, learner).init, jax.random.key(0))
+        _learner(run, learner, test=True)
+    sharding.check_batch_size(mesh, _training(config, config.learner).batch)
+    return run
+
+
+@functools.lru_cache
+def _placer(mesh: Mesh):
+    """One function per mesh, so that equal data settings find what is placed already."""
+    return functools.partial(sharding.put_replicated, mesh)
+
+
+def execute(run: Run) -> None:
+    """Trains, evaluates and records; an interrupted run goes on from its newest checkpoint."""
+    _claim_folder(run)
+    lines = []
+    state = _train_main(run)
+    for number, replica in enumerate(run.replicas):
+        if state is not None:
+            step = int(np.atleast_1d(state.best_step)[number])
+            meta = _unstacked(run, state.best, number)
+        else:
+            step, meta = 0, _initial(run, run.config.learner, replica)
+        lines += _records(run, replica, run.config.learner, meta, step)
+        _save_weights(run, replica, meta)
+    for replica in _distinct_problems(run):
+        for name in run.config.baselines:
+            meta, step = _fit_baseline(run, name, replica)
+            lines += _records(run, replica, name, meta, step)
+    if jax.process_index() == 0:
+        write_atomically(run.folder / "records.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _claim_folder(run: Run) -> None:
+    """Writes config.json, or checks that the folder belongs to the same config."""
+    path = run.folder / "config.json"
+    new = as_json(run.config)
+    new["data"].pop("cache", None)  # says where, not what
+    if path.exists():
+        changed = differences(json.loads(path.read_text()), new)
+        if changed:
+            shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+            raise ConfigError(
+                f"{run.folder} holds a run of another config ({shown}). "
+                "Choose another --workdir, or delete that folder."
+            )
+    elif jax.process_index() == 0:
+        write_atomically(path, json.dumps(new, indent=1, sort_keys=True))
+
+
+def _training(config: ConfigDict, name: str) -> ConfigDict:
+    """The `train` part of the config with the learner's own overrides."""
+    return overridden(config.train, config.learners[name].get("train", {}))
+
+
+def _learner(run: Run, name: str, test: bool = False) -> Learner:
+    """The learner called `name` in the config; with its `test` settings if asked for."""
+    if name not in run.config.learners:
+        raise ConfigError(f"The config has no learner {name!r}; there are {', '.join(run.config.learners)}.")
+    entry = as_json(run.config.learners[name])
+    settings = {k: v for k, v in entry.items() if k not in _NOT_SETTINGS}
+    if test:
+        settings |= entry.get("test", {})
+    try:
+        return _memoised_learner(
+            entry["kind"], run.replicas[0].problem.spec, json.dumps(settings, sort_keys=True)
+        )
+    except ValueError as error:
+        raise ConfigError(f"Learner {name!r} of the config: {error}") from error
+
+
+@functools.lru_cache
+def _memoised_learner(kind: str, spec: TaskSpec, settings: str) -> Learner:
+    """Equal settings give the same object, so that folds share their compiled programs."""
+    return make_learner(kind, spec, **json.loads(settings))
+
+
+@functools.lru_cache
+def make_optimizer(
+    name: str, learning_rate: float, steps: int, warmup: int, decay: str, clip: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """The outer optimiser: global-norm clipping (0: none), then Adam or SGD on a warmed-up schedule.
+
+    Args:
+      name: `adam` (decoupled weight decay) or `sgd`.
+      learning_rate: its largest value.
+      steps, warmup: of the whole training, and of the linear rise from 0.
+      decay: `cosine` or `linear` to 0, or `none`.
+      clip: largest global norm of the gradient of one replica.
+      weight_decay: for `adam`.
+    """
+    span = max(steps - warmup, 1)
+    tails = {
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, span),
+        "linear": lambda: optax.linear_schedule(learning_rate, 0.0, span),
+        "none": lambda: optax.constant_schedule(learning_rate),
+    }
+    if decay not in tails or name not in ("adam", "sgd"):
+        raise ConfigError(
+            f"train.optimizer={name!r}, train.decay={decay!r}: use adam or sgd, and {', '.join(tails)}."
+        )
+    rise = optax.linear_schedule(0.0, learning_rate, max(warmup, 1))
+    schedule = optax.join_schedules([rise, tails[decay]()], [warmup]) if warmup else tails[decay]()
+    rule = optax.adamw(schedule, weight_decay=weight_decay) if name == "adam" else optax.sgd(schedule)
+    return optax.chain(optax.clip_by_global_norm(clip), rule) if clip else rule
+
+
+def _optimizer(t: ConfigDict) -> optax.GradientTransformation:
+    return make_optimizer(t.optimizer, t.learning_rate, t.steps, t.warmup, t.decay, t.clip, t.weight_decay)
+
+
+def _train_main(run: Run) -> TrainState | None:
+    """Trains the run's learner, all replicas side by side; None if it takes no training."""
+    t = _training(run.config, run.config.learner)
+    if not t.steps:
+        return None
+    names = run.replica_names
+    sources = [r.problem.train(r.config.seed) for r in run.replicas]
+    source = replicate(sources) if names else sources[0]
+    validates = t.validate_every and all(r.problem.validation for r in run.replicas)
+    schedule = Schedule(t.batch, t.log_every, t.checkpoint_every, t.validate_every if validates else 0)
+    first = jax.process_index() == 0
+    return train(
+        _learner(run, run.config.learner),
+        listed([Stage("main", source, t.steps)]),
+        _optimizer(t),
+        seeds=run.seeds,
+        replicas=names,
+        schedule=schedule,
+        hooks=Hooks(_open_batches, functools.partial(_validate, run)),
+        mesh=run.mesh,
+        writer=Writer(run.folder if first else None, total=t.steps, title=run.name),
+        checkpoints=Checkpoints(run.folder / "checkpoints"),
+    )
+
+
+def _fit_baseline(run: Run, name: str, replica: Replica) -> tuple[Meta, int]:
+    """A baseline's `Meta`: as initialised, or trained for the steps of its own `train` entry."""
+    own = run.config.learners[name].get("train", {})
+    if not own.get("steps", 0):
+        return _initial(run, name, replica), 0
+    t = _training(run.config, name)
+    state = train(
+        _learner(run, name),
+        listed([Stage("main", replica.problem.train(replica.config.seed), t.steps)]),
+        _optimizer(t),
+        seeds=[replica.config.seed],
+        replicas=None,
+        schedule=Schedule(t.batch, t.log_every),
+        hooks=Hooks(_open_batches),
+        mesh=run.mesh,
+        writer=Writer(None, total=None, title=name),
+    )
+    return state.best, t.steps
+
+
+def _open_batches(source, batch):
+    return open_batches(source, batch, process=jax.process_index(), processes=jax.process_count())
+
+
+def _initial(run: Run, name: str, replica: Replica) -> Meta:
+    return jax.jit(_learner(run, name).init)(jax.random.key(replica.config.seed))
+
+
+def _unstacked(run: Run, meta: Meta, number: int) -> Meta:
+    return jax.tree.map(lambda a: a[number], meta) if run.replica_names else meta
+
+
+def _distinct_problems(run: Run) -> list[Replica]:
+    """One replica per problem: replicas that differ in their seeds only share their baselines."""
+    return list({id(r.problem): r for r in reversed(run.replicas)}.values())[::-1]
+
+
+def _validate(run: Run, meta: Meta, number: int) -> dict[str, float]:
+    """Means over the validation sets of one replica, every set counting the same."""
+    replica, e = run.replicas[number], run.config.evaluate
+    learner, spec = _learner(run, run.config.learner, test=True), replica.problem.spec
+    each = [
+        evaluate(spec, learner, meta, held.source, range(e.validation_episodes), batch=e.batch)["values"]
+        for held in replica.problem.validation
+    ]
+    means = [mean_score(spec, values) for values in each]
+    return {name: float(np.mean([m[name] for m in means])) for name in means[0]}
+
+
+def _records(run: Run, replica: Replica, name: str, meta: Meta, step: int) -> list[dict[str, Any]]:
+    """The lines of records.jsonl for one learner: the headline episodes, then the shot curve."""
+    e, problem = run.config.evaluate, replica.problem
+    learner, lines = _learner(run, name, test=True), []
+    parts = [("test", problem.test)] + ([("validation", problem.validation)] if e.validation_records else [])
+    curve = [k for k in e.shot_curve if name in e.shot_curve_learners or not e.shot_curve_learners]
+    jobs = [
+        (split, held, kind, shots, count)
+        for split, sets in parts
+        for held in sets
+        for kind, shots, count in [("main", held.shots, e.episodes)]
+        + [("shots", k, e.shot_curve_episodes) for k in curve if k <= held.shots and split == "test"]
+    ]
+    total = sum(job[-1] for job in jobs)
+    quiet = jax.process_index() != 0
+    with tqdm(
+        total=total, desc=f"  {name}", unit="episode", leave=False, file=sys.stderr, disable=quiet
+    ) as bar:
+        for split, held, kind, shots, count in jobs:
+            result = evaluate(
+                problem.spec,
+                learner,
+                meta,
+                held.source,
+                range(count),
+                batch=e.batch,
+                shots=shots,
+                progress=bar.update,
+            )
+            trained = step > 0 and bool(jax.tree.leaves(meta.params))
+            head = {
+                "run": run.name,
+                "replica": replica.name,
+                "learner": name,
+                "trained": trained,
+                "dataset": held.dataset,
+                "domain": held.domain,
+                "split": split,
+                "split_by": held.split_by,
+                "evaluation": kind,
+                "ways": held.ways,
+                "shots": shots,
+                "queries": held.queries,
+                "classes": held.classes,
+                "seed": replica.config.seed,
+                "step": step,
+                "episodes": {"seed": e.seed + (split == "validation"), "start": 0, "count": count},
+            }
+            lines.append(head | _rounded(result))
+    return lines
+
+
+def _rounded(result: dict[str, Any]) -> dict[str, Any]:
+    """Per-episode values in the names of the report: losses are `nll` or `mse`."""
+    values = dict(result["values"])
+    values["nll" if "accuracy" in values else "mse"] = values.pop("loss")
+    record: dict[str, Any] = {
+        "values": {k: [float(f"{v:.5g}") for v in column] for k, column in values.items()}
+    }
+    if result["calibration"]:
+        record["calibration"] = {k: [float(f"{v:.6g}") for v in c] for k, c in result["calibration"].items()}
+    return record
+
+
+def _save_weights(run: Run, replica: Replica, meta: Meta) -> None:
+    """The selected parameters as one safetensors file, to load elsewhere."""
+    if jax.process_index() == 0 and jax.tree.leaves(meta):
+        suffix = f"-{replica.name}" if replica.name else ""
+        save_weights(run.folder / f"weights{suffix}.safetensors", meta)

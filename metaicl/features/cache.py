@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen features of Pools, computed once and kept in files named after everything they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from metaicl.data.images import DataWarning, Progress, perceptual_hash
+from metaicl.data.pool import Pool
+from metaicl.models.squeezenet import Backbone
+
+CODE_VERSION = 1  # bump when this file would compute other features or hashes from the same images
+_BATCHES_DECODED = 8  # batches decoded at a time: enough work for the threads, little memory
+
+
+def weights_digest(params: Any) -> str:
+    """SHA-256 (hex) of all parameters: their names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.flatten_with_path(params)[0]:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def feature_key(pool: Pool, weights: str, backbone_name: str, preprocessing: str) -> str:
+    """SHA-256 (hex) of all that the features of a pool depend on: items in order, size, network and code."""
+    parts = (CODE_VERSION, backbone_name, preprocessing, weights, *pool.x.shape[1:], len(pool))
+    digest = hashlib.sha256("\n".join(map(str, parts)).encode())
+    digest.update(np.ascontiguousarray(pool.digests.astype("S64")).tobytes())
+    return digest.hexdigest()
+
+
+def _content_digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape};".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
+    """Writes beside the file and renames, so that a killed process leaves a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            stored: dict[str, Any] = arrays | {
+                "key": np.array(key),
+                "digest": np.array(_content_digest(arrays)),
+            }
+            np.savez(file, **stored)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache file; None where there is none, or, with a warning, where it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("features", "digests", "phashes")}
+            if str(file["key"]) == key and str(file["digest"]) == _content_digest(arrays):
+                return arrays
+        fault = "its contents do not match their digest"
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        fault = f"it cannot be read: {error}"
+    warnings.warn(f"The feature cache {path} is damaged ({fault}); it is rebuilt.", DataWarning, stacklevel=4)
+    return None
+
+
+def _embed(
+    pool: Pool, apply: Callable[[np.ndarray], jax.Array], batch: int, progress: Progress | None
+) -> dict[str, np.ndarray]:
+    """Features, digests and perceptual hashes of a pool, its images decoded a few batches at a time."""
+    features, phashes = [], []
+    for start in range(0, len(pool), batch * _BATCHES_DECODED):
+        images = np.asarray(pool.x[start : start + batch * _BATCHES_DECODED])
+        phashes.append(perceptual_hash(images))
+        for first in range(0, len(images), batch):
+            part = images[first : first + batch]
+            padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
+            features.append(np.asarray(apply(padded), np.float32)[: len(part)])
+            if progress is not None:
+                progress(pool.name, start + first + len(part), len(pool))
+    result = np.concatenate(features)
+    if not np.isfinite(result).all():
+        bad = int(np.argmin(np.isfinite(result).all(axis=1)))
+        raise ValueError(f"{pool.name}: item {bad} has features that are not finite. Check the weights.")
+    return {"features": result, "digests": pool.digests.astype("S64"), "phashes": np.concatenate(phashes)}
+
+
+def _check_images(pool: Pool) -> None:
+    if len(pool.x.shape) != 4 or pool.x.shape[3] != 3 or pool.x.dtype != np.uint8 or not len(pool):
+        raise ValueError(
+            f"{pool.name} holds {pool.x.dtype} {tuple(pool.x.shape)}; a backbone takes uint8 images "
+            "[n, h, w, 3] with n > 0. Give the pools that the readers return."
+        )
+
+
+def _path(cache_dir: str | os.PathLike, name: str, key: str) -> Path:
+    plain = re.sub(r"[^\w.-]+", "_", name)  # names may hold what file names must not
+    return Path(cache_dir).expanduser() / f"{plain}-{key[:16]}.npz"
+
+
+def embed_pools(
+    pools: Sequence[Pool],
+    backbone: Backbone,
+    params: Any,
+    *,
+    cache_dir: str | os.PathLike | None,
+    backbone_name: str,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> list[Pool]:
+    """Turns image Pools into Pools of frozen features, from the cache where they are there already.
+
+    Each data set has one file, written when it is done, so that killed work goes on with the data set it was
+    at. Its name depends on the items' digests, the image size, the backbone's name, weights and
+    preprocessing, and this code's version; whatever changes, no stale feature is read.
+
+    Args:
+      pools: pools of `uint8 [n, h, w, 3]` images, encoded or decoded; the digests must be the images' own.
+      backbone: its `apply` maps `(params, uint8 [batch, h, w, 3])` to `[batch, D]`.
+      params: parameters of the backbone.
+      cache_dir: folder of the cache, made if need be; None computes without one.
+      backbone_name: names the network in files and keys.
+      batch: images at a time. The last batch is padded, so there is one program for each image size.
+      progress: called as `progress(name, images done, images)`, for what is computed.
+
+    Returns:
+      The pools in order, with `x` float32 `[n, D]` and perceptual hashes.
+
+    Raises:
+      ValueError: for a pool without images, or features that are not finite. `BadImage` where one does not
+        decode.
+    """
+    for pool in pools:
+        _check_images(pool)
+    apply = jax.jit(backbone.apply)
+    preprocessing = getattr(backbone, "preprocessing", "")
+    weights = weights_digest(params)
+    embedded = []
+    for pool in pools:
+        key = feature_key(pool, weights, backbone_name, preprocessing)
+        path = None if cache_dir is None else _path(cache_dir, f"{pool.name}-{backbone_name}", key)
+        arrays = _read(path, key) if path is not None else None
+        if arrays is None:
+            arrays = _embed(pool, lambda images: apply(params, images), batch, progress)
+            if path is not None:
+                _write(path, key, arrays)
+        embedded.append(dataclasses.replace(pool, x=arrays["features"], phashes=arrays["phashes"]))
+    return embedded

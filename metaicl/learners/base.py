@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a learner is: four pure functions and what they promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metaicl import losses
+from metaicl.episode import Array, Episode, Examples, PyTree, TaskSpec
+
+
+class Meta(NamedTuple):
+    """What training moves.
+
+    Attributes:
+      params: differentiated and handed to the optimiser.
+      carry: checkpointed but never differentiated (Adam moments that Reptile carries across tasks, running
+        whitening statistics); `()` for most learners.
+    """
+
+    params: PyTree
+    carry: PyTree = ()
+
+
+class Learner(NamedTuple):
+    """A method of learning from a support set. Constructors take a `TaskSpec` and plain keyword arguments.
+
+    Attributes:
+      init: `(key) -> Meta`; `Meta({}, ())` where there is nothing to learn.
+      adapt: `(meta, support, key) -> state`: one support set (no batch axis) becomes a task state.
+      predict: `(meta, state, x [Q, *x_shape], mask [Q]) -> [Q, N]`: raw answers for the queries.
+      meta_grad: `(meta, episodes with leading B, key, step) -> (grads like params, carry, metrics)`.
+      independent: each query's answer ignores the other queries.
+      exchangeable: the answers ignore the order of the support set.
+      serial: `meta_grad` carries state from one episode of the batch to the next, so that a batch cannot be
+        spread over devices.
+      relabelling: answers to permuted labels are permuted answers (no output slot differs from another).
+    """
+
+    init: Callable[[Array], Meta]
+    adapt: Callable[[Meta, Examples, Array], Any]
+    predict: Callable[[Meta, Any, Array, Array], Array]
+    meta_grad: Callable[[Meta, Episode, Array, Array], tuple[PyTree, PyTree, dict[str, Array]]]
+    independent: bool = True
+    exchangeable: bool = True
+    serial: bool = False
+    relabelling: bool = False
+
+
+def answer(spec: TaskSpec, learner: Learner, meta: Meta, episode: Episode, key: Array) -> Array:
+    """Adapts to the support set and answers the queries, absent classes masked: `[Q, N]`."""
+    return _answer(spec, learner.adapt, learner.predict, meta, episode, key)
+
+
+def _answer(spec, adapt, predict, meta, episode, key):
+    state = adapt(meta, episode.support, key)
+    outputs = predict(meta, state, episode.query.x, episode.query.mask)
+    return losses.mask_absent(spec, outputs, episode.support)
+
+
+def episodic_meta_grad(spec: TaskSpec, adapt, predict) -> Callable:
+    """The default `meta_grad`: autodiff of the mean query loss over the batch."""
+
+    def episode_loss(params, carry, episode, key):
+        outputs = _answer(spec, adapt, predict, Meta(params, carry), episode, key)
+        values = losses.metrics(spec, outputs, episode.query)
+        return values["loss"], values
+
+    return batched_meta_grad(episode_loss)
+
+
+def batched_meta_grad(episode_loss: Callable) -> Callable:
+    """Autodiff of the batch mean of `episode_loss(params, carry, episode, key) -> (loss, metrics)`.
+
+    The gradient is taken once, of the mean, not once per episode: a large network's gradient never gets a
+    batch axis.
+    """
+
+    def meta_grad(meta, episodes, key, step):
+        del step
+        keys = jax.random.split(key, episodes.query.mask.shape[0])
+
+        def batch_loss(params):
+            loss, values = jax.vmap(episode_loss, in_axes=(None, None, 0, 0))(
+                params, meta.carry, episodes, keys
+            )
+            return jnp.mean(loss), jax.tree.map(jnp.mean, values)
+
+        (_, values), grads = jax.value_and_grad(batch_loss, has_aux=True)(meta.params)
+        return grads, meta.carry, values
+
+    return meta_grad
+
+
+def no_meta_grad(spec: TaskSpec, adapt, predict) -> Callable:
+    """`meta_grad` of a learner without parameters: no gradient, but the metrics of the batch."""
+
+    def meta_grad(meta, episodes, key, step):
+        del step
+        keys = jax.random.split(key, episodes.query.mask.shape[0])
+
+        def one(episode, k):
+            return losses.metrics(spec, _answer(spec, adapt, predict, meta, episode, k), episode.query)
+
+        values = jax.vmap(one)(episodes, keys)
+        return jax.tree.map(jnp.zeros_like, meta.params), meta.carry, jax.tree.map(jnp.mean, values)
+
+    return meta_grad

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The causal in-context Transformer of Garg et al. 2022 (arXiv 2208.01066): x1, y1, x2, y2, ...
+
+The answer is read at every x token, so that one pass trains on every prefix of the sequence.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from metaicl import losses
+from metaicl.episode import Examples, TaskSpec
+from metaicl.learners.base import Learner, Meta, batched_meta_grad
+from metaicl.models.linear import init_linear, linear
+from metaicl.models.network import make_encoder
+from metaicl.models.transformer import make_transformer
+
+
+def causal(
+    spec: TaskSpec,
+    *,
+    encoder: str = "identity",
+    encoder_settings: dict | None = None,
+    width: int = 64,
+    layers: int = 3,
+    heads: int = 2,
+    mlp: int | None = None,
+    max_points: int = 101,
+    dtype: str = "float32",
+    remat: bool = False,
+) -> Learner:
+    """Builds the learner; the defaults are the paper's "tiny" shape.
+
+    A y token is y (one-hot for classification), an x token the encoded x; each kind has its read-in.
+
+    Args:
+      spec: classify or regress.
+      encoder, encoder_settings: encoder of x.
+      width, layers, heads, mlp: shape of the Transformer; mlp is 4 x width if None.
+      max_points: number of (x, y) pairs that positions exist for.
+      dtype: compute dtype.
+      remat: recompute blocks in the backward pass.
+    """
+    net = make_encoder(encoder, spec.x_shape, dtype=dtype, **(encoder_settings or {}))
+    shape = dict(width=width, layers=layers, heads=heads, mlp=mlp or 4 * width)
+    transformer = make_transformer(**shape, dtype=dtype, remat=remat)
+
+    def init(key):
+        k = jax.random.split(key, 6)
+        return Meta(
+            {
+                "encoder": net.init(k[0]),
+                "x": init_linear(k[1], net.width, width),
+                "y": init_linear(k[2], spec.num_outputs, width),
+                "positions": 0.02 * jax.random.normal(k[3], (2 * max_points, width)),
+                "transformer": transformer.init(k[4]),
+                "readout": init_linear(k[5], width, spec.num_outputs),
+            }
+        )
+
+    def x_tokens(params, x, mask, pair):
+        tokens = linear(params["x"], net.apply(params["encoder"], x, mask))
+        return tokens + params["positions"][2 * pair].astype(tokens.dtype)
+
+    def read(params, outputs):
+        return linear(params["readout"], outputs)
+
+    def context(params, examples: Examples):
+        """Outputs at the x tokens `[S, D]`, the cache, and which of the 2S tokens are real."""
+        pair = _pair_positions(examples.mask, max_points)
+        y = examples.y if spec.kind == "regress" else jax.nn.one_hot(examples.y, spec.num_outputs)
+        x = x_tokens(params, examples.x, examples.mask, pair)
+        y = linear(params["y"], y.astype(x.dtype)) + params["positions"][2 * pair + 1].astype(x.dtype)
+        tokens = jnp.stack([x, y], axis=1).reshape(2 * len(x), width)  # x1, y1, x2, y2, ...
+        real = jnp.repeat(examples.mask > 0, 2)
+        visible = jnp.tril(real[None, :] | jnp.eye(len(real), dtype=bool))
+        outputs, cache = transformer.context(params["transformer"], tokens, visible)
+        return outputs[::2], cache, real
+
+    def adapt(meta, support, key):
+        del key
+        _, cache, real = context(meta.params, support)
+        return {"cache": cache, "real": real, "pairs": jnp.sum(support.mask).astype(jnp.int32)}
+
+    def predict(meta, state, x, mask):
+        _check_points(state["real"].shape[0] // 2 + 1, max_points)
+        pair = jnp.broadcast_to(state["pairs"], (len(x),))
+        tokens = x_tokens(meta.params, x, mask, pair)
+        return read(
+            meta.params, transformer.extend(meta.params["transformer"], tokens, state["cache"], state["real"])
+        )
+
+    def episode_loss(params, carry, episode, key):
+        """Loss at every prefix of support and query, one behind the other (equation 2 of the paper)."""
+        del carry, key
+        sequence = jax.tree.map(lambda *parts: jnp.concatenate(parts), episode.support, episode.query)
+        outputs, _, _ = context(params, sequence)
+        values = losses.metrics(spec, read(params, outputs), sequence)
+        return values["loss"], values
+
+    return Learner(init, adapt, predict, batched_meta_grad(episode_loss), exchangeable=False)
+
+
+def _pair_positions(mask, max_points):
+    """Index of every pair among the real ones, so that padding moves no position: `int [S]`."""
+    _check_points(mask.shape[0], max_points)
+    return jnp.maximum(jnp.cumsum(mask).astype(jnp.int32) - 1, 0)
+
+
+def _check_points(points, max_points):
+    if points > max_points:
+        raise ValueError(f"A sequence of {points} pairs needs max_points of at least that, not {max_points}.")

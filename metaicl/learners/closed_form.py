@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learners with a closed form or a convex solution: the baselines that every table needs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from metaicl.episode import Examples, TaskSpec
+from metaicl.learners.base import Learner, Meta, no_meta_grad
+from metaicl.learners.prototypes import class_means, distance_logits
+from metaicl.models.network import make_encoder
+
+Method = Literal["centroid", "knn", "ridge", "logistic"]
+
+
+def closed_form(
+    spec: TaskSpec,
+    *,
+    method: Method = "centroid",
+    encoder: str = "identity",
+    encoder_settings: dict | None = None,
+    metric: Literal["euclidean", "cosine"] = "euclidean",
+    neighbours: int = 1,
+    penalty: float = 1.0,
+    temperature: float = 1.0,
+    whiten: bool = False,
+    shrinkage: float = 0.1,
+) -> Learner:
+    """Builds the learner.
+
+    Args:
+      spec: classify; `knn` and `ridge` also regress.
+      method: nearest class `centroid`, `knn`, `ridge` regression on one-hot labels, or `logistic` regression.
+      encoder, encoder_settings: a fixed map in front (its initial weights are kept).
+      metric: of `centroid` and `knn`.
+      neighbours: of `knn`; votes are counted.
+      penalty: of `ridge` (lambda in |Xw - y|^2 + lambda |w|^2, centred, features of root mean square about 1
+        suit about their width) and `logistic` (lambda in the sum of losses + lambda/2 |W|^2).
+      temperature: divides the answers; matters for probabilities, not for accuracy.
+      whiten: whiten features by the within-class covariance of the training domains, which `meta_grad`
+        accumulates in `carry` over the training episodes: train for as many steps as it needs data.
+      shrinkage: weight of a multiple of the identity in that covariance.
+
+    Raises:
+      ValueError: for an unknown method or metric, or a classifier asked to regress.
+    """
+    if method not in _FITS:
+        raise ValueError(f"Unknown method {method!r}; there are {', '.join(_FITS)}.")
+    if metric not in ("euclidean", "cosine"):
+        raise ValueError(f"metric is {metric!r}; use 'euclidean' or 'cosine'.")
+    if spec.kind == "regress" and (method in ("centroid", "logistic") or whiten):
+        raise ValueError(
+            f"{'Whitening' if whiten else method!r} needs classes: use ridge or knn for regression."
+        )
+    net = make_encoder(encoder, spec.x_shape, **(encoder_settings or {}))
+    fit, solve = _FITS[method]
+    settings = dict(metric=metric, neighbours=neighbours, penalty=penalty)
+
+    def init(key):
+        # The encoder is not trained: it belongs to what is carried, not to what is differentiated.
+        carry = {"encoder": net.init(key)}
+        if whiten:
+            carry["scatter"] = jnp.zeros((net.width, net.width))
+            carry["degrees"] = jnp.zeros(())
+        return Meta({}, carry)
+
+    def features(meta, x, mask):
+        h = net.apply(meta.carry["encoder"], x, mask)
+        if not whiten:
+            return h
+        root = whitening_root(meta.carry["scatter"], meta.carry["degrees"], shrinkage)
+        return jax.scipy.linalg.solve_triangular(root, h.T, lower=True).T
+
+    def adapt(meta, support, key):
+        del key
+        h = features(meta, support.x, support.mask)
+        y = support.y if spec.kind == "regress" else jax.nn.one_hot(support.y, spec.num_outputs)
+        return fit(h, y.astype(h.dtype), support.mask, settings)
+
+    def predict(meta, state, x, mask):
+        return solve(state, features(meta, x, mask), settings) / temperature
+
+    measure = no_meta_grad(spec, adapt, predict)
+
+    def meta_grad(meta, episodes, key, step):
+        grads, carry, values = measure(meta, episodes, key, step)
+        if whiten:
+            carry = _accumulate(spec, net, carry, episodes)
+        return grads, carry, values
+
+    return Learner(init, adapt, predict, meta_grad, net.independent, relabelling=spec.kind == "classify")
+
+
+def _accumulate(spec, net, carry, episodes):
+    """Adds the within-class scatter of a batch of episodes to the carry."""
+
+    def one(episode):
+        both = jax.tree.map(lambda *parts: jnp.concatenate(parts), episode.support, episode.query)
+        h = net.apply(carry["encoder"], both.x, both.mask)
+        return within_class_scatter(h, both, spec.num_outputs)
+
+    scatter, degrees = jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.vmap(one)(episodes))
+    return carry | {"scatter": carry["scatter"] + scatter, "degrees": carry["degrees"] + degrees}
+
+
+def within_class_scatter(h, examples: Examples, num_outputs: int):
+    """Sum of outer products of deviations from the class means `[D, D]`, and its degrees of freedom."""
+    deviation = (h - class_means(h, examples.y, examples.mask, num_outputs)[examples.y]) * examples.mask[
+        :, None
+    ]
+    classes = jnp.sum(jax.nn.one_hot(examples.y, num_outputs).T @ examples.mask > 0)
+    return deviation.T @ deviation, jnp.sum(examples.mask) - classes
+
+
+def whitening_root(scatter, degrees, shrinkage: float):
+    """Lower Cholesky factor L of the shrunk within-class covariance, scaled to mean variance 1: `[D, D]`.
+
+    `L^-1 h` is white up to a rotation, which no distance, ridge or logistic regression notices. Without any
+    data yet the covariance counts as the identity.
+    """
+    width = scatter.shape[0]
+    covariance = scatter / jnp.maximum(degrees, 1.0)
+    scale = jnp.trace(covariance) / width
+    covariance = jnp.where(scale > 0, covariance / jnp.where(scale > 0, scale, 1.0), jnp.eye(width))
+    return jnp.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * jnp.eye(width))
+
+
+def _fit_centroid(h, y, mask, settings):
+    del settings
+    member = y.T * mask
+    return (member / jnp.maximum(member.sum(1, keepdims=True), 1.0)) @ h
+
+
+def _solve_centroid(means, h, settings):
+    return distance_logits(h, means, settings["metric"])
+
+
+def _fit_knn(h, y, mask, settings):
+    del settings
+    return h, y, mask
+
+
+def _solve_knn(state, h, settings):
+    """Mean label of the nearest neighbours; for classes its logarithm, with one vote shared by all classes."""
+    support, y, mask = state
+    closeness = jnp.where(mask > 0, distance_logits(h, support, settings["metric"]), -jnp.inf)
+    k = min(settings["neighbours"], len(mask))
+    best, rows = jax.lax.top_k(closeness, k)  # [Q, k]
+    vote = (best > -jnp.inf).astype(h.dtype)
+    mean = jnp.einsum("qk,qkn->qn", vote, y[rows]) / jnp.maximum(vote.sum(1), 1.0)[:, None]
+    return mean
+
+
+def _fit_ridge(h, y, mask, settings):
+    """Dual ridge regression with an unpenalised intercept, over the real rows."""
+    total = jnp.maximum(jnp.sum(mask), 1.0)
+    h_mean, y_mean = (mask @ h) / total, (mask @ y) / total
+    centred = (h - h_mean) * mask[:, None]
+    gram = centred @ centred.T + settings["penalty"] * jnp.eye(len(mask))
+    dual = jax.scipy.linalg.solve(gram, (y - y_mean) * mask[:, None], assume_a="pos")
+    return centred.T @ dual, h_mean, y_mean
+
+
+def _solve_ridge(state, h, settings):
+    del settings
+    weights, h_mean, y_mean = state
+    return (h - h_mean) @ weights + y_mean
+
+
+def _fit_logistic(h, y, mask, settings):
+    """Multinomial logistic regression by damped Newton steps in the span of the support.
+
+    The optimal weights are combinations of support items, so with the Cholesky factor F of their Gram matrix
+    the problem has S coordinates instead of D, and the same penalty.
+    """
+    mean = (mask @ h) / jnp.maximum(jnp.sum(mask), 1.0)
+    centred = (h - mean) * mask[:, None]
+    gram = centred @ centred.T
+    jitter = 1e-6 * jnp.maximum(jnp.trace(gram) / len(mask), 1e-6)
+    root = jnp.linalg.cholesky(gram + jitter * jnp.eye(len(mask)))  # [S, S], rows are the items
+    present = jnp.any(y * mask[:, None] > 0, axis=0)
+    present = present | ~jnp.any(present)
+    weights, intercept = newton_logistic(root, y, mask, present, settings["penalty"])
+    dual = jax.scipy.linalg.solve_triangular(root.T, weights, lower=False)
+    return centred.T @ dual, intercept, mean
+
+
+def _solve_logistic(state, h, settings):
+    del settings
+    weights, intercept, mean = state
+    return (h - mean) @ weights + intercept
+
+
+def newton_logistic(z, y, mask, present, penalty, steps: int = 20):
+    """Minimises sum(mask * cross-entropy) + penalty/2 |W|^2 with a free intercept.
+
+    Args:
+      z: `[S, d]` coordinates. y: `[S, N]` one-hot. mask: `[S]`. present: `bool [N]` classes that take part.
+      penalty: of the weights. steps: Newton steps, each with the best of a few step lengths.
+
+    Returns:
+      weights `[d, N]`, intercept `[N]`.
+    """
+    design = jnp.concatenate([z, jnp.ones((len(z), 1), z.dtype)], axis=1)  # [S, d + 1]
+    d, n = design.shape[1], y.shape[1]
+    # The intercepts' common shift is free: a whisper of penalty fixes it without moving the optimum.
+    ridge = jnp.full((d, n), penalty, z.dtype).at[-1].set(1e-6)
+
+    def log_p(w):
+        return jax.nn.log_softmax(jnp.where(present, design @ w, -1e9))
+
+    def objective(w):
+        return -jnp.sum(mask[:, None] * y * jnp.where(present, log_p(w), 0.0)) + 0.5 * jnp.sum(ridge * w * w)
+
+    def step(w, _):
+        p = jnp.exp(log_p(w)) * mask[:, None]
+        gradient = design.T @ (p - y * mask[:, None]) + ridge * w
+        curvature = jnp.einsum("sn,nm->snm", p, jnp.eye(n, dtype=z.dtype)) - jnp.einsum(
+            "sn,sm,s->snm", p, p, mask
+        )
+        hessian = jnp.einsum("si,sj,snm->injm", design, design, curvature).reshape(d * n, d * n)
+        hessian = hessian + jnp.diag(ridge.reshape(-1))
+        direction = jnp.linalg.solve(hessian, gradient.reshape(-1)).reshape(d, n)
+        lengths = jnp.array([1.0, 0.5, 0.25, 0.1, 0.02, 0.0], z.dtype)
+        values = jax.vmap(lambda length: objective(w - length * direction))(lengths)
+        return w - lengths[jnp.argmin(values)] * direction, None
+
+    w, _ = jax.lax.scan(step, jnp.zeros((d, n), z.dtype), None, length=steps)
+    return w[:-1], w[-1]
+
+
+_FITS = {
+    "centroid": (_fit_centroid, _solve_centroid),
+    "knn": (_fit_knn, _solve_knn),
+    "ridge": (_fit_ridge, _solve_ridge),
+    "logistic": (_fit_logistic, _solve_logistic),
+}

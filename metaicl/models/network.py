@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoders as pairs of pure functions, so that no flax module leaves this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metaicl.models.convolution import ConvStack
+
+Normalization = Literal["none", "unit", "sqrt_unit"]
+
+
+class Network(NamedTuple):
+    """An encoder of items.
+
+    Attributes:
+      init: `(key) -> params`.
+      apply: `(params, x [n, *x_shape], mask [n]) -> [n, width]`; masked rows influence no other row.
+      width: D.
+      independent: a row's output ignores the other rows (false with batch normalisation).
+    """
+
+    init: Callable[[jax.Array], Any]
+    apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    width: int
+    independent: bool = True
+
+
+def make_encoder(
+    name: str, x_shape: Sequence[int], *, dtype: str = "float32", task_batched: bool = False, **settings
+) -> Network:
+    """Builds the encoder called `name` for items of `x_shape`.
+
+    Args:
+      name: a key of `ENCODERS`.
+      x_shape: shape of one item.
+      dtype: compute dtype; parameters stay float32.
+      task_batched: the weights will carry a task axis (an inner loop under `vmap`): convolutions are then
+        done as matrix products, which `vmap` keeps fast.
+      **settings: see the functions in `ENCODERS`.
+
+    Raises:
+      ValueError: for an unknown name or setting.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"Unknown encoder {name!r}; there are {', '.join(sorted(ENCODERS))}.")
+    try:
+        return ENCODERS[name](tuple(x_shape), dtype=dtype, task_batched=task_batched, **settings)
+    except TypeError as error:
+        raise ValueError(f"Encoder {name!r}: {error}") from None
+
+
+def identity(x_shape, *, dtype, task_batched, normalize: Normalization = "none") -> Network:
+    """The items themselves, flattened: bytes to [0, 1], then optionally normalised.
+
+    `unit` scales every row to root mean square 1, `sqrt_unit` takes signed square roots before (good for
+    non-negative, heavy-tailed features of a pooled network).
+    """
+    del task_batched
+    width = _size(x_shape)
+
+    def apply(params, x, mask):
+        del params, mask
+        return normalized(flat(x), normalize).astype(dtype)
+
+    return Network(lambda key: {}, apply, width)
+
+
+def mlp(
+    x_shape,
+    *,
+    dtype,
+    task_batched,
+    hidden: Sequence[int] = (40, 40),
+    activation: str = "relu",
+    out: int | None = None,
+    normalize: Normalization = "none",
+) -> Network:
+    """A multi-layer perceptron (Finn et al. 2017, section 5.1).
+
+    The output is the last hidden layer, or a linear layer of width `out` behind it.
+    """
+    del task_batched
+    if not hidden and out is None:
+        raise ValueError("Encoder 'mlp' needs a hidden layer or a width `out`; use 'identity' for neither.")
+    module = _MLP(tuple(hidden), activation, out, jnp.dtype(dtype))
+
+    def apply(params, x, mask):
+        del mask
+        return module.apply({"params": params}, normalized(flat(x), normalize))
+
+    return _network(module, (1, _size(x_shape)), apply, out or hidden[-1], independent=True)
+
+
+def conv(
+    x_shape,
+    *,
+    dtype,
+    task_batched,
+    filters: Sequence[int] = (64, 64, 64, 64),
+    downsample: Literal["stride", "max_pool"] = "max_pool",
+    pool: Literal["mean", "flatten"] = "mean",
+    norm: Literal["group", "batch", "none"] = "group",
+    activation: str = "relu",
+) -> Network:
+    """A stack of 3 x 3 convolutions, each halving the image (Vinyals et al. 2016's conv-4 by default).
+
+    Input: uint8 or float `[n, h, w, c]`; uint8 is scaled to [-1, 1]. `norm="batch"` uses the statistics of
+    the real rows of the current batch, so rows then depend on each other.
+    """
+    if len(x_shape) != 3:
+        raise ValueError(f"Encoder 'conv' needs images [h, w, c]; items have shape {tuple(x_shape)}.")
+    module = ConvStack(tuple(filters), downsample, pool, norm, activation, task_batched, jnp.dtype(dtype))
+    spec = jax.eval_shape(
+        lambda k: module.init_with_output(k, jnp.zeros((2, *x_shape)), jnp.ones(2))[0], jax.random.key(0)
+    )
+
+    def apply(params, x, mask):
+        if x.dtype == jnp.uint8:
+            x = x.astype(jnp.float32) / 127.5 - 1.0
+        return module.apply({"params": params}, x, mask)
+
+    return _network(module, (2, *x_shape), apply, spec.shape[-1], independent=norm != "batch", masked=True)
+
+
+ENCODERS = {"identity": identity, "mlp": mlp, "conv": conv}
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """`[n, *x_shape] -> float [n, D]`; bytes are scaled to [0, 1]."""
+    rows = x.reshape(x.shape[0], _size(x.shape[1:]))
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return rows
+    return rows.astype(jnp.float32) / (255.0 if x.dtype == jnp.uint8 else 1.0)
+
+
+def normalized(x: jax.Array, how: Normalization) -> jax.Array:
+    """Row normalisation `[n, D] -> [n, D]`; rows of zeros stay zero, and have a finite gradient."""
+    if how == "none":
+        return x
+    if how == "sqrt_unit":
+        x = jnp.sign(x) * jnp.sqrt(jnp.abs(x) + 1e-12)
+    elif how != "unit":
+        raise ValueError(f"Unknown normalisation {how!r}; use 'none', 'unit' or 'sqrt_unit'.")
+    mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(mean_square + 1e-12)
+
+
+class _MLP(nn.Module):
+    hidden: tuple[int, ...]
+    activation: str
+    out: int | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        for i, width in enumerate(self.hidden):
+            x = getattr(nn, self.activation)(nn.Dense(width, dtype=self.dtype, name=f"layer_{i}")(x))
+        return x if self.out is None else nn.Dense(self.out, dtype=self.dtype, name="out")(x)
+
+
+def _network(module, shape, apply, width, *, independent, masked=False) -> Network:
+    def init(key):
+        arguments = (jnp.zeros(shape), jnp.ones(shape[0])) if masked else (jnp.zeros(shape),)
+        return module.init(key, *arguments)["params"]
+
+    return Network(init, apply, width, independent)
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records to means, intervals, tables, figures and one HTML page. Reads files only.
+
+write_report(root)      results.json, report.html and figures/*.png from what the runs below `root` left
+load_records(root)      their per-episode records
+markdown_table(records) the same tables for a README
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+from metaicl.report.reading import Group, Record, Run, headline_groups, load_records, load_runs, shot_records
+from metaicl.report.statistics import Summary, summarise
+from metaicl.report.tables import dataset_table, headline_table, markdown, pretty, result_rows, text
+
+__all__ = ["load_records", "markdown_table", "write_report"]
+
+
+def write_report(root: str | pathlib.Path) -> str:
+    """Writes `results.json`, `report.html` and `figures/*.png` below `root`; returns the terminal's table.
+
+    Runs without records are named as unfinished. Where there is no run at all, raises FileNotFoundError
+    with the name of the folder.
+    """
+    from metaicl.report import figures, page  # here, so that tables alone do not load matplotlib
+
+    root = pathlib.Path(root)
+    runs = load_runs(root)
+    records = [record for run in runs for record in run.records]
+    groups = summaries(records)
+    shots = shot_records(records)
+    drawings = figures.draw_all(groups, shots, runs)
+    looks = figures.looks_of(groups, shots)
+    command = root / "command.txt"
+    contents = page.Contents(
+        experiment=root.resolve().name,
+        version=_version(),
+        command=command.read_text().strip() if command.exists() else "",
+        runs=runs,
+        groups=groups,
+        drawings=drawings,
+        colors={pretty(label): look.color for label, look in looks.items()},
+    )
+    (root / "figures").mkdir(exist_ok=True)
+    for drawing in drawings:
+        _write(root / "figures" / f"{drawing.name}.png", drawing.png)
+    _write(root / "results.json", _results(contents.experiment, contents.command, records).encode())
+    _write(root / "report.html", page.render(contents).encode())
+    return terminal_text(groups, runs)
+
+
+def summaries(records: Sequence[Record]) -> list[tuple[Group, Summary]]:
+    """The groups of records that make one headline table each, with their numbers."""
+    return [(group, summarise(group.records, group.metric)) for group in headline_groups(list(records))]
+
+
+def markdown_table(records: Sequence[Record], by: str = "dataset") -> str:
+    """Tables of the records in markdown: data sets by learners, or with `by="learner"` the headline table."""
+    if by not in ("dataset", "learner"):
+        raise ValueError(f"by must be 'dataset' or 'learner', not {by!r}")
+    make = dataset_table if by == "dataset" else headline_table
+    tables = [make(group, summary) for group, summary in summaries(records)]
+    if len(tables) == 1:
+        return markdown(tables[0])
+    return "\n".join(f"**{table.title}**\n\n{markdown(table)}" for table in tables)
+
+
+def terminal_text(groups: Sequence[tuple[Group, Summary]], runs: Sequence[Run]) -> str:
+    """The headline tables for a terminal, and which runs are still to come."""
+    parts = [text(headline_table(group, summary)) for group, summary in groups]
+    unfinished = [run.name for run in runs if not run.records]
+    if unfinished:
+        parts.append(f"No records yet: {', '.join(unfinished)}.\n")
+    return "\n".join(parts)
+
+
+def _results(experiment: str, command: str, records: Sequence[Record]) -> str:
+    """`results.json`, one row a line so that a change shows as one line."""
+    head = json.dumps({"experiment": experiment, "version": _version(), "command": command})
+    rows = ",\n  ".join(json.dumps(row, allow_nan=False) for row in result_rows(records))
+    return f'{head[:-1]}, "rows": [\n  {rows}\n]}}\n' if rows else f'{head[:-1]}, "rows": []}}\n'
+
+
+def _version() -> str:
+    """The installed version; reports are also made from a source tree that was never installed."""
+    try:
+        return importlib.metadata.version("metaicl")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    """Replaces the file at once: whoever reads it sees the old one or the new one, never half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)  # mkstemp's files are private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
