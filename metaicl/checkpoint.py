@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: training state, data position and history together, under one digest. Orbax lives here only."""
+"""Checkpoints: training state, data position and history together, under one digest; Orbax is only here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 
 class CheckpointWarning(UserWarning):
@@ -36,7 +37,13 @@ class Checkpoints:
         self._manager: Any = None
 
     def save(self, step: int, state: Any, notes: dict) -> None:
-        """Writes the checkpoint of `step`; an interrupted write leaves the older ones as they are."""
+        """Writes the checkpoint of `step`; an interrupted write leaves the older ones as they are.
+
+        Every process of a job calls it with the same replicated state, and the first one writes.
+        """
+        if jax.process_index() != 0:
+            return
+        state = jax.device_get(state)
         notes = json.loads(json.dumps(notes))  # what will be read back: tuples become lists
         manifest = {"step": step, "digest": digest(state, notes), "notes": notes}
         items = self._ocp.args.Composite(
@@ -49,24 +56,16 @@ class Checkpoints:
         """The newest checkpoint that is whole: `(step, state, notes)`, or None if there is none.
 
         Damaged ones (truncated, changed, empty) are deleted with a `CheckpointWarning`, so that their steps
-        can be written again.
+        can be written again. In a job of several processes the first one reads, and gives it to the others:
+        they need not see its disk.
         """
-        for step in sorted(self._steps(), reverse=True):
-            try:
-                state, manifest = self._restore(step, template)
-                if manifest["digest"] != digest(state, manifest["notes"]):
-                    raise ValueError("its contents do not match its digest")
-            except Exception as error:
-                reason = f"{type(error).__name__}: {str(error)[:200]}"
-                warnings.warn(
-                    f"Checkpoint {self._directory / str(step)} is damaged ({reason}); using the one before it.",
-                    CheckpointWarning,
-                    stacklevel=2,
-                )
-                self._discard(step)
-                continue
-            return step, state, manifest["notes"]
-        return None
+        found = self._newest_whole(template) if jax.process_index() == 0 else None
+        if jax.process_count() > 1:
+            found = _from_first_process(found, template)
+        if found is None:
+            return None
+        step, state, notes = found
+        return step, jax.tree.map(_placed_like, template, state), notes
 
     def latest_step(self) -> int | None:
         """The newest step on disk, whole or not."""
@@ -84,25 +83,74 @@ class Checkpoints:
         return [int(p.name) for p in self._directory.iterdir() if p.is_dir() and p.name.isdigit()]
 
     def _open(self):
+        """Orbax's manager. It knows of this process only, whatever the number of processes of the job."""
         if self._manager is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            alone = self._ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="metaicl"
+            )
             options = self._ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep, create=True, enable_async_checkpointing=False
+                max_to_keep=self._keep,
+                create=False,
+                enable_async_checkpointing=False,
+                multiprocessing_options=alone,
             )
             self._manager = self._ocp.CheckpointManager(self._directory, options=options)
         return self._manager
 
+    def _newest_whole(self, template):
+        for step in sorted(self._steps(), reverse=True):
+            try:
+                state, manifest = self._restore(step, template)
+                if manifest["digest"] != digest(state, manifest["notes"]):
+                    raise ValueError("its contents do not match its digest")
+            except Exception as error:
+                reason = f"{type(error).__name__}: {str(error)[:200]}"
+                warnings.warn(
+                    f"Checkpoint {self._directory / str(step)} is damaged ({reason}); using the one before.",
+                    CheckpointWarning,
+                    stacklevel=3,
+                )
+                self._discard(step)
+                continue
+            return step, state, manifest["notes"]
+        return None
+
     def _restore(self, step, template):
-        abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, template)
+        arrays = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), template)
         items = self._ocp.args.Composite(
-            state=self._ocp.args.StandardRestore(abstract), manifest=self._ocp.args.JsonRestore()
+            state=self._ocp.args.StandardRestore(arrays), manifest=self._ocp.args.JsonRestore()
         )
         restored = self._open().restore(step, args=items)
         return restored["state"], restored["manifest"]
 
     def _discard(self, step):
         self.close()  # the manager remembers the steps it saw
-        if jax.process_index() == 0:
-            shutil.rmtree(self._directory / str(step), ignore_errors=True)
+        shutil.rmtree(self._directory / str(step), ignore_errors=True)
+
+
+def _placed_like(like: Any, value: np.ndarray) -> Any:
+    """The value where `like` is: on its devices, or on the host."""
+    if not isinstance(like, jax.Array):
+        return value
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda part: np.asarray(value[part]))
+
+
+def _from_first_process(found: tuple[int, Any, dict] | None, template: Any) -> tuple[int, Any, dict] | None:
+    """What process 0 found, in every process; bytes are sent, so that every bit arrives."""
+    send = multihost_utils.broadcast_one_to_all
+    nothing = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), template)
+    step, state, notes = found or (-1, nothing, {})
+    text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+    step, length = (int(n) for n in send(np.asarray([step, len(text)], np.int32)))
+    if step < 0:
+        return None
+    notes = json.loads(send(np.resize(text, length)).tobytes())
+
+    def sent(a):
+        return send(np.frombuffer(a.tobytes(), np.uint8)).view(a.dtype).reshape(a.shape)
+
+    return step, jax.tree.map(sent, state), notes
 
 
 def digest(state: Any, notes: dict) -> str:

@@ -28,7 +28,7 @@ def mask_absent(spec: TaskSpec, outputs: Array, support: Examples) -> Array:
     """
     if spec.kind == "regress":
         return outputs
-    return jnp.where(present_classes(support, spec.num_outputs), outputs, _ABSENT)
+    return jnp.where(present_classes(support, spec.num_outputs)[None, :], outputs, _ABSENT)
 
 
 def example_losses(spec: TaskSpec, outputs: Array, y: Array) -> Array:
@@ -80,5 +80,5 @@ def calibration(spec: TaskSpec, outputs: Array, query: Examples) -> dict[str, Ar
     confidence = jnp.max(p, axis=-1)  # [Q]
     correct = (jnp.argmax(p, axis=-1) == query.y).astype(jnp.float32)
     bins = jnp.clip((confidence * CALIBRATION_BINS).astype(jnp.int32), 0, CALIBRATION_BINS - 1)
-    member = jax.nn.one_hot(bins, CALIBRATION_BINS).T * query.mask  # [bins, Q]
+    member = jax.nn.one_hot(bins, CALIBRATION_BINS).T * query.mask[None, :]  # [bins, Q]
     return {"count": member.sum(1), "confidence": member @ confidence, "correct": member @ correct}

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
@@ -34,8 +36,45 @@ def by_episode(mesh: Mesh) -> NamedSharding:
 
 
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
-    """Places host or device arrays on every device; what is there already is not copied."""
-    return jax.device_put(tree, replicated(mesh))
+    """Places host or device arrays on every device; what is there already is not copied.
+
+    Raises:
+      ValueError: if the processes of the job hold different arrays.
+    """
+    target = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, target)
+    # `device_put` would compare host arrays by gathering those of all processes on every device.
+    leaves, treedef = jax.tree.flatten(tree)
+    local = {i: np.asarray(a) for i, a in enumerate(leaves) if not _is_global(a)}
+    check_same("arrays", *(np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in local.values()))
+    for i, a in local.items():
+        leaves[i] = jax.make_array_from_process_local_data(target, a, a.shape)
+    return jax.device_put(treedef.unflatten(leaves), target)
+
+
+def check_same(what: str, *parts) -> None:
+    """Refuses to go on if the processes of the job hold different bytes.
+
+    Every process must call it, with a name for what is compared and objects with the buffer protocol.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    own = np.frombuffer(digest.digest(), np.uint32)
+    if (multihost_utils.process_allgather(own) != own).any():
+        raise ValueError(
+            f"The processes of this job have different {what}: give every host the same files and flags."
+        )
+
+
+def agreed(value: int) -> int:
+    """The value of process 0, in every process; every process must call it."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def _is_global(a: Any) -> bool:
+    return isinstance(a, jax.Array) and not a.is_fully_addressable
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:

@@ -269,6 +269,8 @@ def init_state(
         return meta, optimizer.init(meta.params), jnp.float32(-jnp.inf), jnp.int32(0)
 
     meta, opt_state, score, step = (jax.vmap(one) if stacked else one)(key)
+    # Weakly typed scalars would make the second step's types new, and compile it again.
+    meta, opt_state = jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), (meta, opt_state))
     return TrainState(jnp.int32(0), meta, opt_state, jax.tree.map(jnp.copy, meta), score, step)
 
 
@@ -279,7 +281,7 @@ def update_step(learner: Learner, optimizer: optax.GradientTransformation, build
         build_key, grad_key = jax.random.split(jax.random.fold_in(key, step))
         episodes, _ = build(consts, batch, build_key)
         grads, carry, values = learner.meta_grad(meta, episodes, grad_key, step)
-        values = values | {"grad_norm": optax.global_norm(grads)}
+        values = values | {"grad_norm": optax.tree.norm(grads)}
         updates, opt_state = optimizer.update(grads, opt_state, meta.params)
         return Meta(optax.apply_updates(meta.params, updates), carry), opt_state, values
 

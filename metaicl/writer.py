@@ -11,24 +11,10 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 
 from tqdm import tqdm
 
-
-def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file so that readers see the old one or the new one, never a part."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as f:
-            f.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+from metaicl.files import write_text
 
 
 class Writer:
@@ -51,8 +37,8 @@ class Writer:
             path = self._directory / "metrics.jsonl"
             kept = path.read_text().splitlines(keepends=True) if step and path.exists() else []
             kept = [line for line in kept if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_atomically(path, "".join(kept))
-            self._lines = open(path, "a")
+            write_text(path, "".join(kept))
+            self._lines = open(path, "a")  # noqa: SIM115 (closed by close)
             self._events = _event_writer(self._directory / "events", step)
         if not self._quiet:
             self._bar = tqdm(

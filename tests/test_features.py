@@ -10,7 +10,8 @@ import pytest
 from real_data import REAL_DATA, needs_real
 from safetensors.numpy import save_file
 
-from metaicl.data.images import DataWarning, EncodedImages, perceptual_hash
+from metaicl.data.images import EncodedImages, perceptual_hash
+from metaicl.files import DamagedFile
 from metaicl.data.meta_album import read_dataset
 from metaicl.data.pool import Pool
 from metaicl.features import cache
@@ -213,7 +214,7 @@ def test_damaged_cache_is_rebuilt_with_a_warning(tmp_path, damage):
     (first,) = embed([pool], tmp_path)
     (path,) = tmp_path.glob("*.npz")
     damage(path)
-    with pytest.warns(DataWarning, match=r"a-colour-.*\.npz is damaged.*rebuilt"):
+    with pytest.warns(DamagedFile, match=r"a-colour-.*\.npz is damaged.*rebuilt"):
         (again,) = embed([pool], tmp_path)
     np.testing.assert_array_equal(again.x, first.x)
     np.testing.assert_array_equal(embed([pool], tmp_path)[0].x, first.x)  # and now without a warning

@@ -18,6 +18,7 @@ import pytest
 
 from metaicl.data.pool import Pool
 from metaicl.data.procedural import EMBEDDED_DOMAINS, album, build, contact_sheet, embedded_album
+from metaicl.files import DamagedFile
 
 ALL_SETS = [name for names in EMBEDDED_DOMAINS.values() for name in names]
 
@@ -222,7 +223,7 @@ def test_damaged_cache_is_drawn_again(tmp_path, damage):
     good = embedded_album(tmp_path, **arguments)[0]
     (path,) = tmp_path.iterdir()
     damage(path)
-    with pytest.warns(RuntimeWarning, match="damaged"):
+    with pytest.warns(DamagedFile, match="damaged"):
         drawn = embedded_album(tmp_path, **arguments)[0]
     np.testing.assert_array_equal(drawn.x, good.x)
     # The file was repaired, and no temporary one is left: reading warns no more.

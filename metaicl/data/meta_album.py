@@ -32,6 +32,7 @@ __all__ = [
     "OFFICIAL",
     "OfficialSet",
     "Release",
+    "list_domains",
     "official_set",
     "pool_of",
     "read_album",
@@ -168,6 +169,34 @@ def _choose(album: Path, folders: list[Path], datasets: Sequence[str] | None) ->
     return folders if datasets is None else [known[name] for name in sorted(set(datasets))]
 
 
+def _album_folders(path: str | os.PathLike) -> list[Path]:
+    """The folders of an album's data sets; raises where there is no album or no data set."""
+    folder = Path(path).expanduser().resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no album at {folder}. Give a folder of data sets (each with labels.csv and images/) "
+            "or a folder of class folders of images."
+        )
+    folders = _dataset_folders(folder) if kind_of(folder) in ("album", "other") else [folder]
+    if not folders:
+        raise FileNotFoundError(
+            f"{folder} holds no data set: neither folders with labels.csv and images/, nor class folders of "
+            "images. Give another folder, or unpack the data sets there."
+        )
+    return folders
+
+
+def list_domains(path: str | os.PathLike) -> list[str]:
+    """The domains of an album, sorted, as its labels and info files tell them; opens no image.
+
+    Raises:
+      FileNotFoundError: if the album or a part of it does not exist, or it has no data set.
+    """
+    return sorted(
+        {list_dataset(folder, skip_bad=True).domain or "unknown" for folder in _album_folders(path)}
+    )
+
+
 def read_album(
     path: str | os.PathLike,
     *,
@@ -194,19 +223,7 @@ def read_album(
       FileNotFoundError: if the album or a part of it does not exist, or it has no data set.
       ValueError: for an unknown name in `datasets`, or as `read_dataset`.
     """
-    folder = Path(path).expanduser().resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no album at {folder}. Give a folder of data sets (each with labels.csv and images/) "
-            "or a folder of class folders of images."
-        )
-    folders = _dataset_folders(folder) if kind_of(folder) in ("album", "other") else [folder]
-    if not folders:
-        raise FileNotFoundError(
-            f"{folder} holds no data set: neither folders with labels.csv and images/, nor class folders of "
-            "images. Give another folder, or unpack the data sets there."
-        )
-    folders = _choose(folder, folders, datasets)
+    folders = _choose(Path(path), _album_folders(path), datasets)
     listings = [list_dataset(inner, skip_bad) for inner in folders]
     return [
         pool_of(

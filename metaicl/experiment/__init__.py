@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import shlex
@@ -15,11 +16,11 @@ import jax
 from ml_collections import ConfigDict
 
 from metaicl import sharding
-from metaicl.configuration import ConfigError, overridden
+from metaicl.configuration import ConfigError, as_json, overridden
 from metaicl.experiment.problems import make_problem
 from metaicl.experiment.runs import execute, make_run
+from metaicl.files import write_text
 from metaicl.report import write_report
-from metaicl.writer import write_atomically
 
 __all__ = ["make_problem", "make_run", "run_experiment"]
 
@@ -44,15 +45,17 @@ def run_experiment(
     """
     started = time.time()
     root = _writable(workdir)
+    sharding.check_same("configs", json.dumps(as_json(config), sort_keys=True).encode())
     mesh = sharding.make_mesh()
     first = jax.process_index() == 0
     runs = [make_run(name, part, root / name, mesh) for name, part in chosen_runs(config, only).items()]
     if first and command:
-        write_atomically(root / "command.txt", shlex.join(command) + "\n")
+        write_text(root / "command.txt", shlex.join(command) + "\n")
     for number, run in enumerate(runs, 1):
+        finished = sharding.agreed(run.finished)  # else a slow process might find what a fast one just wrote
         if first:
-            _say(f"[{number}/{len(runs)}] {run.name}" + (": finished before" if run.finished else ""))
-        if not run.finished:
+            _say(f"[{number}/{len(runs)}] {run.name}" + (": finished before" if finished else ""))
+        if not finished:
             execute(run)
     if not first:
         return ""
@@ -72,13 +75,15 @@ def chosen_runs(config: ConfigDict, only: str | None) -> dict[str, ConfigDict]:
         else:
             listing = ", ".join(f"{i} {name}" for i, name in enumerate(names))
             raise ConfigError(f"There is no run {only!r}; the runs are: {listing}.")
-    return {name: _without_runs(overridden(config, config.runs.get(name, {}))) for name in names}
+    return {name: _own_config(overridden(config, config.runs.get(name, {}))) for name in names}
 
 
-def _without_runs(config: ConfigDict) -> ConfigDict:
-    """A run's config does not depend on which other runs there are."""
+def _own_config(config: ConfigDict) -> ConfigDict:
+    """Without what the run does not use, so that it does not depend on other runs and their learners."""
+    used = {config.learner, *config.baselines}
     with config.unlocked():
         del config["runs"]
+        config.learners = ConfigDict({name: entry for name, entry in config.learners.items() if name in used})
     return config
 
 

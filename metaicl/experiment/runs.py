@@ -24,9 +24,10 @@ from metaicl.data.pipeline import open_batches
 from metaicl.episode import Stage, TaskSpec, replicate
 from metaicl.evaluate import evaluate, mean_score
 from metaicl.experiment.problems import Problem, make_problem
+from metaicl.files import write_text
 from metaicl.learners import Learner, Meta, make_learner
 from metaicl.train import Hooks, Schedule, TrainState, listed, train
-from metaicl.writer import Writer, write_atomically
+from metaicl.writer import Writer
 
 _NOT_SETTINGS = ("kind", "train", "test")  # keys of a learner's entry that its constructor does not take
 
@@ -116,7 +117,7 @@ def execute(run: Run) -> None:
             meta, step = _fit_baseline(run, name, replica)
             lines += _records(run, replica, name, meta, step)
     if jax.process_index() == 0:
-        write_atomically(run.folder / "records.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(run.folder / "records.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _claim_folder(run: Run) -> None:
@@ -124,16 +125,15 @@ def _claim_folder(run: Run) -> None:
     path = run.folder / "config.json"
     new = as_json(run.config)
     new["data"].pop("cache", None)  # says where, not what
-    if path.exists():
-        changed = differences(json.loads(path.read_text()), new)
-        if changed:
-            shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
-            raise ConfigError(
-                f"{run.folder} holds a run of another config ({shown}). "
-                "Choose another --workdir, or delete that folder."
-            )
-    elif jax.process_index() == 0:
-        write_atomically(path, json.dumps(new, indent=1, sort_keys=True))
+    changed = differences(json.loads(path.read_text()), new) if path.exists() else []
+    if sharding.agreed(len(changed)):
+        shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise ConfigError(
+            f"{run.folder} holds a run of another config ({shown}). "
+            "Choose another --workdir, or delete that folder."
+        )
+    if jax.process_index() == 0 and not path.exists():
+        write_text(path, json.dumps(new, indent=1, sort_keys=True))
 
 
 def _training(config: ConfigDict, name: str) -> ConfigDict:
@@ -275,14 +275,14 @@ def _records(run: Run, replica: Replica, name: str, meta: Meta, step: int) -> li
     """The lines of records.jsonl for one learner: the headline episodes, then the shot curve."""
     e, problem = run.config.evaluate, replica.problem
     learner, lines = _learner(run, name, test=True), []
-    parts = [("test", problem.test)] + ([("validation", problem.validation)] if e.validation_records else [])
+    sets = {"test": problem.test, "validation": problem.validation}
     curve = [k for k in e.shot_curve if name in e.shot_curve_learners or not e.shot_curve_learners]
     jobs = [
         (split, held, kind, shots, count)
-        for split, sets in parts
-        for held in sets
+        for split in e.splits
+        for held in sets[split]
         for kind, shots, count in [("main", held.shots, e.episodes)]
-        + [("shots", k, e.shot_curve_episodes) for k in curve if k <= held.shots and split == "test"]
+        + [("shots", k, e.shot_curve_episodes) for k in curve if k <= held.shots]
     ]
     total = sum(job[-1] for job in jobs)
     quiet = jax.process_index() != 0

@@ -7,10 +7,6 @@ import dataclasses
 import hashlib
 import os
 import re
-import tempfile
-import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from metaicl.data.images import DataWarning, Progress, perceptual_hash
+from metaicl.data.images import Progress, perceptual_hash
 from metaicl.data.pool import Pool
+from metaicl.files import array_digest, load_arrays, save_arrays
 from metaicl.models.squeezenet import Backbone
 
 CODE_VERSION = 1  # bump when this file would compute other features or hashes from the same images
@@ -28,12 +25,8 @@ _BATCHES_DECODED = 8  # batches decoded at a time: enough work for the threads, 
 
 def weights_digest(params: Any) -> str:
     """SHA-256 (hex) of all parameters: their names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree.flatten_with_path(params)[0]:
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    leaves = jax.tree.flatten_with_path(params)[0]
+    return array_digest({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
 
 def feature_key(pool: Pool, weights: str, backbone_name: str, preprocessing: str) -> str:
@@ -42,47 +35,6 @@ def feature_key(pool: Pool, weights: str, backbone_name: str, preprocessing: str
     digest = hashlib.sha256("\n".join(map(str, parts)).encode())
     digest.update(np.ascontiguousarray(pool.digests.astype("S64")).tobytes())
     return digest.hexdigest()
-
-
-def _content_digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape};".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()
-
-
-def _write(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
-    """Writes beside the file and renames, so that a killed process leaves a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            stored: dict[str, Any] = arrays | {
-                "key": np.array(key),
-                "digest": np.array(_content_digest(arrays)),
-            }
-            np.savez(file, **stored)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
-def _read(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """The arrays of a cache file; None where there is none, or, with a warning, where it is damaged."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("features", "digests", "phashes")}
-            if str(file["key"]) == key and str(file["digest"]) == _content_digest(arrays):
-                return arrays
-        fault = "its contents do not match their digest"
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        fault = f"it cannot be read: {error}"
-    warnings.warn(f"The feature cache {path} is damaged ({fault}); it is rebuilt.", DataWarning, stacklevel=4)
-    return None
 
 
 def _embed(
@@ -116,7 +68,7 @@ def _check_images(pool: Pool) -> None:
 
 def _path(cache_dir: str | os.PathLike, name: str, key: str) -> Path:
     plain = re.sub(r"[^\w.-]+", "_", name)  # names may hold what file names must not
-    return Path(cache_dir).expanduser() / f"{plain}-{key[:16]}.npz"
+    return Path(cache_dir).expanduser() / f"{plain}-{key[:32]}.npz"
 
 
 def embed_pools(
@@ -160,10 +112,10 @@ def embed_pools(
     for pool in pools:
         key = feature_key(pool, weights, backbone_name, preprocessing)
         path = None if cache_dir is None else _path(cache_dir, f"{pool.name}-{backbone_name}", key)
-        arrays = _read(path, key) if path is not None else None
+        arrays = load_arrays(path) if path is not None else None
         if arrays is None:
             arrays = _embed(pool, lambda images: apply(params, images), batch, progress)
             if path is not None:
-                _write(path, key, arrays)
+                save_arrays(path, arrays)
         embedded.append(dataclasses.replace(pool, x=arrays["features"], phashes=arrays["phashes"]))
     return embedded

@@ -41,8 +41,13 @@ def causal(
       max_points: number of (x, y) pairs that positions exist for.
       dtype: compute dtype.
       remat: recompute blocks in the backward pass.
+
+    Raises:
+      ValueError: for an encoder whose rows depend on each other: a prefix would see what follows it.
     """
     net = make_encoder(encoder, spec.x_shape, dtype=dtype, **(encoder_settings or {}))
+    if not net.independent:
+        raise ValueError("The causal learner needs an encoder that encodes every item alone (no batch norm).")
     shape = dict(width=width, layers=layers, heads=heads, mlp=mlp or 4 * width)
     transformer = make_transformer(**shape, dtype=dtype, remat=remat)
 

@@ -53,11 +53,11 @@ def closed_form(
         raise ValueError(f"metric is {metric!r}; use 'euclidean' or 'cosine'.")
     if spec.kind == "regress" and (method in ("centroid", "logistic") or whiten):
         raise ValueError(
-            f"{'Whitening' if whiten else method!r} needs classes: use ridge or knn for regression."
+            f"{'whiten=True' if whiten else repr(method)} needs classes: use ridge or knn for regression."
         )
     net = make_encoder(encoder, spec.x_shape, **(encoder_settings or {}))
     fit, solve = _FITS[method]
-    settings = dict(metric=metric, neighbours=neighbours, penalty=penalty)
+    settings = dict(kind=spec.kind, metric=metric, neighbours=neighbours, penalty=penalty)
 
     def init(key):
         # The encoder is not trained: it belongs to what is carried, not to what is differentiated.
@@ -71,8 +71,7 @@ def closed_form(
         h = net.apply(meta.carry["encoder"], x, mask)
         if not whiten:
             return h
-        root = whitening_root(meta.carry["scatter"], meta.carry["degrees"], shrinkage)
-        return jax.scipy.linalg.solve_triangular(root, h.T, lower=True).T
+        return h @ whitening(meta.carry["scatter"], meta.carry["degrees"], shrinkage).T
 
     def adapt(meta, support, key):
         del key
@@ -115,22 +114,24 @@ def within_class_scatter(h, examples: Examples, num_outputs: int):
     return deviation.T @ deviation, jnp.sum(examples.mask) - classes
 
 
-def whitening_root(scatter, degrees, shrinkage: float):
-    """Lower Cholesky factor L of the shrunk within-class covariance, scaled to mean variance 1: `[D, D]`.
+def whitening(scatter, degrees, shrinkage: float):
+    """`W [D, D]` such that `W h` is white: the inverse Cholesky factor of the shrunk within-class covariance.
 
-    `L^-1 h` is white up to a rotation, which no distance, ridge or logistic regression notices. Without any
-    data yet the covariance counts as the identity.
+    The covariance is first scaled to mean variance 1. White features are free up to a rotation, which no
+    distance, ridge or logistic regression notices. Without any data yet W is the identity.
     """
     width = scatter.shape[0]
     covariance = scatter / jnp.maximum(degrees, 1.0)
     scale = jnp.trace(covariance) / width
     covariance = jnp.where(scale > 0, covariance / jnp.where(scale > 0, scale, 1.0), jnp.eye(width))
-    return jnp.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * jnp.eye(width))
+    root = jnp.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * jnp.eye(width))
+    # Inverted once and not per episode: vmap would copy the factor for every episode of a triangular solve.
+    return jax.scipy.linalg.solve_triangular(root, jnp.eye(width), lower=True)
 
 
 def _fit_centroid(h, y, mask, settings):
     del settings
-    member = y.T * mask
+    member = y.T * mask[None, :]
     return (member / jnp.maximum(member.sum(1, keepdims=True), 1.0)) @ h
 
 
@@ -144,45 +145,49 @@ def _fit_knn(h, y, mask, settings):
 
 
 def _solve_knn(state, h, settings):
-    """Mean label of the nearest neighbours; for classes its logarithm, with one vote shared by all classes."""
+    """Mean label of the neighbours; for classes its logarithm, with one vote shared by all classes."""
     support, y, mask = state
-    closeness = jnp.where(mask > 0, distance_logits(h, support, settings["metric"]), -jnp.inf)
+    closeness = jnp.where(mask[None, :] > 0, distance_logits(h, support, settings["metric"]), -jnp.inf)
     k = min(settings["neighbours"], len(mask))
     best, rows = jax.lax.top_k(closeness, k)  # [Q, k]
     vote = (best > -jnp.inf).astype(h.dtype)
-    mean = jnp.einsum("qk,qkn->qn", vote, y[rows]) / jnp.maximum(vote.sum(1), 1.0)[:, None]
-    return mean
+    total = jnp.einsum("qk,qkn->qn", vote, y[rows])
+    if settings["kind"] == "regress":
+        return total / jnp.maximum(vote.sum(1), 1.0)[:, None]
+    return jnp.log((total + 1.0 / y.shape[1]) / (vote.sum(1)[:, None] + 1.0))
 
 
 def _fit_ridge(h, y, mask, settings):
     """Dual ridge regression with an unpenalised intercept, over the real rows."""
     total = jnp.maximum(jnp.sum(mask), 1.0)
     h_mean, y_mean = (mask @ h) / total, (mask @ y) / total
-    centred = (h - h_mean) * mask[:, None]
+    centred = (h - h_mean[None, :]) * mask[:, None]
     gram = centred @ centred.T + settings["penalty"] * jnp.eye(len(mask))
-    dual = jax.scipy.linalg.solve(gram, (y - y_mean) * mask[:, None], assume_a="pos")
+    dual = jax.scipy.linalg.solve(gram, (y - y_mean[None, :]) * mask[:, None], assume_a="pos")
     return centred.T @ dual, h_mean, y_mean
 
 
 def _solve_ridge(state, h, settings):
     del settings
     weights, h_mean, y_mean = state
-    return (h - h_mean) @ weights + y_mean
+    return (h - h_mean[None, :]) @ weights + y_mean[None, :]
 
 
 def _fit_logistic(h, y, mask, settings):
-    """Multinomial logistic regression by damped Newton steps in the span of the support.
+    """Multinomial logistic regression by damped Newton steps, in D or S coordinates, whichever are fewer.
 
     The optimal weights are combinations of support items, so with the Cholesky factor F of their Gram matrix
-    the problem has S coordinates instead of D, and the same penalty.
+    the problem has S coordinates instead of D, and the same penalty. (With S > D that matrix is singular.)
     """
     mean = (mask @ h) / jnp.maximum(jnp.sum(mask), 1.0)
-    centred = (h - mean) * mask[:, None]
-    gram = centred @ centred.T
-    jitter = 1e-6 * jnp.maximum(jnp.trace(gram) / len(mask), 1e-6)
-    root = jnp.linalg.cholesky(gram + jitter * jnp.eye(len(mask)))  # [S, S], rows are the items
+    centred = (h - mean[None, :]) * mask[:, None]
     present = jnp.any(y * mask[:, None] > 0, axis=0)
     present = present | ~jnp.any(present)
+    if h.shape[1] <= len(mask):
+        return *newton_logistic(centred, y, mask, present, settings["penalty"]), mean
+    gram = centred @ centred.T
+    jitter = 1e-6 * jnp.maximum(jnp.trace(gram) / jnp.maximum(jnp.sum(mask), 1.0), 1e-6)
+    root = jnp.linalg.cholesky(gram + jitter * jnp.eye(len(mask)))  # [S, S], rows are the items
     weights, intercept = newton_logistic(root, y, mask, present, settings["penalty"])
     dual = jax.scipy.linalg.solve_triangular(root.T, weights, lower=False)
     return centred.T @ dual, intercept, mean
@@ -191,7 +196,7 @@ def _fit_logistic(h, y, mask, settings):
 def _solve_logistic(state, h, settings):
     del settings
     weights, intercept, mean = state
-    return (h - mean) @ weights + intercept
+    return (h - mean[None, :]) @ weights + intercept[None, :]
 
 
 def newton_logistic(z, y, mask, present, penalty, steps: int = 20):
@@ -206,30 +211,44 @@ def newton_logistic(z, y, mask, present, penalty, steps: int = 20):
     """
     design = jnp.concatenate([z, jnp.ones((len(z), 1), z.dtype)], axis=1)  # [S, d + 1]
     d, n = design.shape[1], y.shape[1]
-    # The intercepts' common shift is free: a whisper of penalty fixes it without moving the optimum.
-    ridge = jnp.full((d, n), penalty, z.dtype).at[-1].set(1e-6)
+    quadratic = _logistic_penalty(d, present.astype(z.dtype), penalty)
 
     def log_p(w):
-        return jax.nn.log_softmax(jnp.where(present, design @ w, -1e9))
+        return jax.nn.log_softmax(jnp.where(present[None, :], design @ w, -1e9))
 
     def objective(w):
-        return -jnp.sum(mask[:, None] * y * jnp.where(present, log_p(w), 0.0)) + 0.5 * jnp.sum(ridge * w * w)
+        fit = -jnp.sum(mask[:, None] * y * jnp.where(present[None, :], log_p(w), 0.0))
+        return fit + 0.5 * w.reshape(-1) @ quadratic @ w.reshape(-1)
 
     def step(w, _):
         p = jnp.exp(log_p(w)) * mask[:, None]
-        gradient = design.T @ (p - y * mask[:, None]) + ridge * w
+        gradient = (design.T @ (p - y * mask[:, None])).reshape(-1) + quadratic @ w.reshape(-1)
         curvature = jnp.einsum("sn,nm->snm", p, jnp.eye(n, dtype=z.dtype)) - jnp.einsum(
             "sn,sm,s->snm", p, p, mask
         )
         hessian = jnp.einsum("si,sj,snm->injm", design, design, curvature).reshape(d * n, d * n)
-        hessian = hessian + jnp.diag(ridge.reshape(-1))
-        direction = jnp.linalg.solve(hessian, gradient.reshape(-1)).reshape(d, n)
+        direction = jnp.linalg.solve(hessian + quadratic, gradient).reshape(d, n)
         lengths = jnp.array([1.0, 0.5, 0.25, 0.1, 0.02, 0.0], z.dtype)
         values = jax.vmap(lambda length: objective(w - length * direction))(lengths)
-        return w - lengths[jnp.argmin(values)] * direction, None
+        # The longest of those that are best up to rounding: near the optimum the values no longer differ.
+        best = jnp.min(values)
+        rounding = 10 * jnp.finfo(z.dtype).eps * (1 + jnp.abs(best))
+        return w - lengths[jnp.argmax(values <= best + rounding)] * direction, None
 
     w, _ = jax.lax.scan(step, jnp.zeros((d, n), z.dtype), None, length=steps)
     return w[:-1], w[-1]
+
+
+def _logistic_penalty(d, present, penalty):
+    """Matrix of the quadratic penalty on the flattened `[d, N]` weights, whose last row is the intercept.
+
+    Present intercepts are free but for a whisper, absent ones stay at zero. A common shift of the intercepts
+    changes no probability: pulling their sum to zero moves no optimum and stops rounding from drifting there.
+    """
+    n = len(present)
+    diagonal = jnp.full((d, n), penalty, present.dtype).at[-1].set(jnp.where(present > 0, 1e-6, 1.0))
+    last = jnp.zeros((d, n), present.dtype).at[-1].set(present).reshape(d * n)
+    return jnp.diag(diagonal.reshape(d * n)) + jnp.outer(last, last)
 
 
 _FITS = {

@@ -158,7 +158,7 @@ def _relation_bias(params, spec, support):
     """`[L, H, S, S]` attention bias by class membership, or None without the relation."""
     if "relation" not in params:
         return None
-    same = support.y[:, None] == support.y[None, :]
+    same = (support.y[:, None] == support.y[None, :])[None, None]
     other_bias, same_bias = params["relation"][..., None, None]
     return jnp.where(same, same_bias, other_bias)
 
@@ -256,7 +256,7 @@ def _label_codes(params, spec, label_width, labels, y):
     """Label codes `[S, label_width]` of slots `int [S]` or targets `float [S, N]`."""
     if spec.kind == "regress":
         return linear(params["map"], y)
-    table = params["table"] if labels == "learned" else simplex(spec.num_outputs, label_width)
+    table = params["table"] if labels == "learned" else jnp.asarray(simplex(spec.num_outputs, label_width))
     return params["scale"] * table[y]
 
 
@@ -279,7 +279,7 @@ def _init_readout(key, spec, width, readout):
         "query": init_linear(k[0], width, width, bias=False),
         "key": init_linear(k[1], width, width, bias=False),
     }
-    return projections | {"log_scale": jnp.log(10.0)}
+    return projections | {"log_scale": jnp.log(jnp.float32(10.0))}
 
 
 def _read_linear(params, queries, support, y, real):
@@ -293,8 +293,8 @@ def _read_matching(spec):
         q = _unit(linear(params["readout"]["query"], queries))
         k = _unit(linear(params["readout"]["key"], support))
         similarity = jnp.exp(params["readout"]["log_scale"]) * (q @ k.T)  # [Q, S]
-        member = (y[:, None] == jnp.arange(spec.num_outputs)) & real[:, None]  # [S, N]
-        scores = jnp.where(member.T, similarity[:, None, :], _NEVER)  # [Q, N, S]
+        member = (y[None, :] == jnp.arange(spec.num_outputs)[:, None]) & real[None, :]  # [N, S]
+        scores = jnp.where(member[None], similarity[:, None, :], _NEVER)  # [Q, N, S]
         # The sentinel keeps a class without items, or an empty support, finite.
         scores = jnp.pad(scores, ((0, 0), (0, 0), (0, 1)), constant_values=_NEVER)
         return jax.nn.log_softmax(jax.nn.logsumexp(scores, axis=-1))

@@ -36,8 +36,8 @@ class InnerLoop(NamedTuple):
 
     Attributes:
       init_optimizer: `(params) -> optimiser state` of the adapted subtree.
-      run: `(loss, params, support, key, opt_state=None) -> (params, opt_state)`. `loss(params, examples, key)`
-        must take everything it depends on from its arguments: it may not close over traced values.
+      run: `(loss, params, support, key, opt_state=None) -> (params, opt_state)`. The loss, called as
+        `loss(params, examples, key)`, may depend on its arguments alone: it may not close over traced values.
     """
 
     init_optimizer: Callable[[PyTree], PyTree]
@@ -93,7 +93,8 @@ def inner_loop(
             return (optax.apply_updates(fast, updates), opt_state), None
 
         rows_key, steps_key = jax.random.split(key)
-        rows = None if batch_size is None else cycling_rows(rows_key, len(support.mask), batch_size, steps)
+        whole = batch_size is None or support.mask.shape[0] == 0
+        rows = None if whole else cycling_rows(rows_key, support.mask, batch_size, steps)
         xs = (rows, jax.random.split(steps_key, steps))
         body = jax.checkpoint(step) if remat else step
         (fast, opt_state), _ = jax.lax.scan(body, (fast, opt_state), xs, length=steps)
@@ -118,19 +119,20 @@ def split(params: dict[str, PyTree], adapted: str) -> tuple[dict, dict]:
     return fast, {k: v for k, v in params.items() if not chosen[k]}
 
 
-def cycling_rows(key: Array, items: int, batch_size: int, steps: int) -> Array:
-    """Rows of minibatches that cycle over a reshuffled set: `int32 [steps, batch_size]`.
+def cycling_rows(key: Array, mask: Array, batch_size: int, steps: int) -> Array:
+    """Rows of minibatches that cycle over the reshuffled real items of a set: `int32 [steps, batch_size]`.
 
-    As in Reptile's released code, a minibatch may straddle two passes.
-
-    Raises:
-      ValueError: if the set is smaller than a minibatch.
+    As in Reptile's released code, a minibatch may straddle passes. Padding takes no place in it: a set with
+    and without padding gives the same minibatches of the same items.
     """
-    if items < batch_size:
-        raise ValueError(f"The support has {items} items, fewer than the inner batch of {batch_size}.")
-    passes = max(1, -(-steps * batch_size // items))
-    order = jax.vmap(lambda k: jax.random.permutation(k, items))(jax.random.split(key, passes))
-    return order.reshape(-1)[: steps * batch_size].reshape(steps, batch_size)
+    real = mask > 0
+    position = jnp.arange(steps * batch_size)
+    count = jnp.maximum(jnp.sum(real), 1)
+    # Noise belongs to an item's number among the real ones: row r does not depend on how many rows there are.
+    number = jnp.maximum(jnp.cumsum(real) - 1, 0)
+    noise = jax.random.uniform(key, (mask.shape[0], len(position)))[number]  # [S, passes at most]
+    order = jnp.argsort(jnp.where(real[:, None], noise, jnp.inf), axis=0)
+    return order[position % count, position // count].reshape(steps, batch_size)
 
 
 def _make_optimizer(name, learning_rate, settings, order):

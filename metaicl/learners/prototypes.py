@@ -15,7 +15,7 @@ from metaicl.models.network import make_encoder
 
 def class_means(features, y, mask, num_outputs: int):
     """Means of the real rows of every class: `[S, D] -> [N, D]`; zero for a class without rows."""
-    member = jax.nn.one_hot(y, num_outputs).T * mask  # [N, S]
+    member = jax.nn.one_hot(y, num_outputs).T * mask[None, :]  # [N, S]
     return (member / jnp.maximum(member.sum(1, keepdims=True), 1.0)).astype(features.dtype) @ features
 
 

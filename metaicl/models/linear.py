@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def init_linear(key: jax.Array, inputs: int, outputs: int, *, bias: bool = True) -> dict[str, jax.Array]:
-    """`kernel [inputs, outputs]`, uniform with bound 1/sqrt(inputs) as in torch's `nn.Linear`; zero `bias`."""
+    """`kernel [inputs, outputs]`, uniform within 1/sqrt(inputs) as in torch's `nn.Linear`; zero `bias`."""
     bound = inputs**-0.5
     params = {"kernel": jax.random.uniform(key, (inputs, outputs), jnp.float32, -bound, bound)}
     if bias:
@@ -19,4 +19,7 @@ def init_linear(key: jax.Array, inputs: int, outputs: int, *, bias: bool = True)
 def linear(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """`[..., inputs] -> [..., outputs]`, in the dtype of x."""
     y = x @ params["kernel"].astype(x.dtype)
-    return y + params["bias"].astype(x.dtype) if "bias" in params else y
+    if "bias" not in params:
+        return y
+    bias = params["bias"].astype(x.dtype)
+    return y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)

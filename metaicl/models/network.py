@@ -79,22 +79,29 @@ def mlp(
     hidden: Sequence[int] = (40, 40),
     activation: str = "relu",
     out: int | None = None,
+    residual: bool = False,
     normalize: Normalization = "none",
 ) -> Network:
     """A multi-layer perceptron (Finn et al. 2017, section 5.1).
 
-    The output is the last hidden layer, or a linear layer of width `out` behind it.
+    The output is the last hidden layer, or a linear layer of width `out` behind it. With `residual` it is the
+    (normalised) items plus a linear layer that starts at zero: training then starts from the items as they
+    are, which is where good frozen features should be left from.
     """
     del task_batched
     if not hidden and out is None:
         raise ValueError("Encoder 'mlp' needs a hidden layer or a width `out`; use 'identity' for neither.")
-    module = _MLP(tuple(hidden), activation, out, jnp.dtype(dtype))
+    if residual and out is not None:
+        raise ValueError("Encoder 'mlp' with residual=True has the width of its items: leave `out` away.")
+    width = _size(x_shape) if residual else out or hidden[-1]
+    linear_width = width if residual else out
+    module = _MLP(tuple(hidden), activation, linear_width, residual, jnp.dtype(dtype))
 
     def apply(params, x, mask):
         del mask
         return module.apply({"params": params}, normalized(flat(x), normalize))
 
-    return _network(module, (1, _size(x_shape)), apply, out or hidden[-1], independent=True)
+    return _network(module, (1, _size(x_shape)), apply, width, independent=True)
 
 
 def conv(
@@ -115,6 +122,10 @@ def conv(
     """
     if len(x_shape) != 3:
         raise ValueError(f"Encoder 'conv' needs images [h, w, c]; items have shape {tuple(x_shape)}.")
+    choices = {"downsample": (downsample, ("stride", "max_pool")), "pool": (pool, ("mean", "flatten"))}
+    for setting, (value, known) in (choices | {"norm": (norm, ("group", "batch", "none"))}).items():
+        if value not in known:
+            raise ValueError(f"Encoder 'conv': {setting} is {value!r}; use one of {', '.join(known)}.")
     module = ConvStack(tuple(filters), downsample, pool, norm, activation, task_batched, jnp.dtype(dtype))
     spec = jax.eval_shape(
         lambda k: module.init_with_output(k, jnp.zeros((2, *x_shape)), jnp.ones(2))[0], jax.random.key(0)
@@ -155,13 +166,19 @@ class _MLP(nn.Module):
     hidden: tuple[int, ...]
     activation: str
     out: int | None
+    residual: bool
     dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, items):
+        x = items
         for i, width in enumerate(self.hidden):
             x = getattr(nn, self.activation)(nn.Dense(width, dtype=self.dtype, name=f"layer_{i}")(x))
-        return x if self.out is None else nn.Dense(self.out, dtype=self.dtype, name="out")(x)
+        if self.out is None:
+            return x
+        start = nn.initializers.zeros if self.residual else nn.initializers.lecun_normal()
+        x = nn.Dense(self.out, kernel_init=start, dtype=self.dtype, name="out")(x)
+        return items.astype(self.dtype) + x if self.residual else x
 
 
 def _network(module, shape, apply, width, *, independent, masked=False) -> Network:

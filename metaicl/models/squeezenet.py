@@ -63,7 +63,7 @@ class _SqueezeNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
         """All stages by name, `features [n, 512]` last; those that nobody uses cost nothing under jit."""
-        x = x.astype(jnp.float32)[..., ::-1] - jnp.array(_BGR_MEAN, jnp.float32)
+        x = x.astype(jnp.float32)[..., ::-1] - jnp.array(_BGR_MEAN, jnp.float32).reshape(1, 1, 1, 3)
         x = nn.relu(nn.Conv(64, (3, 3), strides=(2, 2), padding="VALID", name="conv1")(x))
         stages = {"conv1": x}
         for name, (squeeze, expand) in _FIRES.items():

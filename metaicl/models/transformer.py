@@ -15,9 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-_MASKED = (
-    -1e9
-)  # finite: a row that sees nothing gives a mean, never NaN; every caller lets a token see itself
+# Finite: a row that sees nothing gives a mean, never NaN; every caller lets a token see itself.
+_MASKED = -1e9
 
 
 class Transformer(NamedTuple):
@@ -60,12 +59,13 @@ def make_transformer(
 
 
 def attention(q, k, v, visible, bias=None):
-    """`q, k, v [..., T, H, d]`, `visible` broadcastable to `[..., H, T, T]` -> `[..., T, H, d]`."""
+    """`q, k, v [..., T, H, d]`; `visible`, `bias` broadcastable to `[..., H, T, T]` -> `[..., T, H, d]`."""
     logits = jnp.einsum("...qhd,...khd->...hqk", q, k) / jnp.sqrt(q.shape[-1]).astype(q.dtype)
     logits = logits.astype(jnp.promote_types(q.dtype, jnp.float32))
     if bias is not None:
-        logits = logits + bias
-    weights = jax.nn.softmax(jnp.where(visible, logits, _MASKED), axis=-1).astype(q.dtype)
+        logits = logits + _to_rank(bias, logits.ndim)
+    logits = jnp.where(_to_rank(visible, logits.ndim), logits, _MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
     return jnp.einsum("...hqk,...khd->...qhd", weights, v)
 
 
@@ -74,10 +74,15 @@ def attention_to_context_and_self(q, k, v, context_k, context_v, visible):
     scale = jnp.sqrt(q.shape[-1]).astype(q.dtype)
     logits = jnp.einsum("qhd,khd->hqk", q, context_k) / scale  # [H, Q, T]
     own = jnp.einsum("qhd,qhd->hq", q, k)[..., None] / scale  # [H, Q, 1]
-    logits = jnp.concatenate([jnp.where(visible, logits, _MASKED), own], axis=-1)
+    logits = jnp.concatenate([jnp.where(visible[None, None, :], logits, _MASKED), own], axis=-1)
     weights = jax.nn.softmax(logits.astype(jnp.promote_types(q.dtype, jnp.float32)), axis=-1).astype(q.dtype)
     mixed = jnp.einsum("hqk,khd->qhd", weights[..., :-1], context_v)
     return mixed + jnp.einsum("hq,qhd->qhd", weights[..., -1], v)
+
+
+def _to_rank(x, rank):
+    """Puts axes of size 1 in front until there are `rank` of them."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape)
 
 
 class _Block(nn.Module):
@@ -102,7 +107,8 @@ class _Block(nn.Module):
 
     def _heads(self, x):
         qkv = self.qkv(self.norm_1(x))
-        return jnp.split(qkv.reshape(*x.shape[:-1], 3 * self.heads, -1), 3, axis=-2)  # each [..., H, d]
+        shape = (*x.shape[:-1], 3 * self.heads, self.width // self.heads)
+        return jnp.split(qkv.reshape(shape), 3, axis=-2)  # each [..., H, d]
 
     def _finish(self, x, mixed):
         x = x + self.out(mixed.reshape(x.shape))

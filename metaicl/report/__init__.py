@@ -8,11 +8,10 @@ markdown_table(records) the same tables for a README
 
 import importlib.metadata
 import json
-import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 
+from metaicl.files import write_bytes, write_text
 from metaicl.report.reading import Group, Record, Run, headline_groups, load_records, load_runs, shot_records
 from metaicl.report.statistics import Summary, summarise
 from metaicl.report.tables import dataset_table, headline_table, markdown, pretty, result_rows, text
@@ -47,9 +46,9 @@ def write_report(root: str | pathlib.Path) -> str:
     )
     (root / "figures").mkdir(exist_ok=True)
     for drawing in drawings:
-        _write(root / "figures" / f"{drawing.name}.png", drawing.png)
-    _write(root / "results.json", _results(contents.experiment, contents.command, records).encode())
-    _write(root / "report.html", page.render(contents).encode())
+        write_bytes(root / "figures" / f"{drawing.name}.png", drawing.png)
+    write_text(root / "results.json", _results(contents.experiment, contents.command, records))
+    write_text(root / "report.html", page.render(contents))
     return terminal_text(groups, runs)
 
 
@@ -91,16 +90,3 @@ def _version() -> str:
         return importlib.metadata.version("metaicl")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    """Replaces the file at once: whoever reads it sees the old one or the new one, never half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from metaicl.data.pool import Pool
-from metaicl.data.procedural import cache
+from metaicl.data.procedural.cache import cache_file
+from metaicl.files import load_arrays, save_arrays
 
 EMBEDDED_DOMAINS: dict[str, tuple[str, str, str]] = {
     "glyphs": ("printed_letters", "chalk_scripts", "neon_symbols"),
@@ -67,10 +68,10 @@ def embedded_album(
         if name not in homes:
             raise ValueError(f"no embedded data set {name!r}; there are {', '.join(homes)}")
     shape = {"seed": seed, "classes": classes, "images_per_class": images_per_class, "image_size": image_size}
-    files = {name: cache.cache_file(cache_dir, name, shape) for name in names}
+    files = {name: cache_file(cache_dir, name, shape) for name in names}
     found = {}
     for name in files:
-        columns = cache.load(files[name])
+        columns = load_arrays(files[name])
         if columns is not None:
             found[name] = columns
     missing = [name for name in files if name not in found]
@@ -78,7 +79,7 @@ def embedded_album(
     report(len(found), len(files))
     for name, images in _draw(missing, shape, workers):
         found[name] = _columns(images)
-        cache.save(files[name], found[name])
+        save_arrays(files[name], found[name])
         report(len(found), len(files))
     return [_pool(name, homes[name], classes, images_per_class, found[name]) for name in names]
 

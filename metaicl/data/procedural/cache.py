@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drawn data sets on disk: keyed by their origin, written whole or not at all, checked when read."""
+"""Where drawn data sets are kept: in files whose names depend on all that they come from."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ import functools
 import hashlib
 import os
 import pathlib
-import tempfile
-import warnings
-import zipfile
-
-import numpy as np
-
-_COLUMNS = ("images", "digests", "phashes")
 
 
 @functools.cache
@@ -30,43 +23,3 @@ def cache_file(folder: str | os.PathLike, name: str, shape: dict[str, int]) -> p
     arguments = ",".join(f"{key}={value}" for key, value in sorted(shape.items()))
     key = hashlib.sha256(_source_digest() + arguments.encode()).hexdigest()[:20]
     return pathlib.Path(folder) / f"embedded-{name}-{key}.npz"
-
-
-def _check(columns: dict[str, np.ndarray]) -> str:
-    """SHA-256 (hex) over all columns."""
-    digest = hashlib.sha256()
-    for name in _COLUMNS:
-        column = np.ascontiguousarray(columns[name])
-        digest.update(f"{name} {column.dtype.str} {column.shape}".encode())
-        digest.update(column.view(np.uint8).data if column.size else b"")
-    return digest.hexdigest()
-
-
-def save(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
-    """Writes the columns to a temporary file in the same folder, then renames: readers see all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, check=np.array(_check(columns)), **columns)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
-    """The columns, or None where there is no file; a damaged file gives a warning and counts as none."""
-    try:
-        # Opened here, since np.load leaves open a file that turns out to be no archive.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            columns = {name: archive[name] for name in _COLUMNS}
-            if str(archive["check"]) == _check(columns):
-                return columns
-        reason = "its digest does not match"
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error)
-    warnings.warn(f"{path} is damaged ({reason}); drawing it again", RuntimeWarning, stacklevel=3)
-    return None

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are written whole or not at all, and arrays that are checked when they are read again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
+
+import numpy as np
+
+_CHECK = "check"
+
+
+class DamagedFile(UserWarning):
+    """A cached file was damaged and is made again."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside `path` that takes its place when the block ends without an error.
+
+    Readers see the old file or the new one, never a part, whenever the process is killed.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.chmod(temporary, 0o644)  # mkstemp's files are private
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Replaces a file at once."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Replaces a text file (UTF-8) at once."""
+    write_bytes(path, text.encode())
+
+
+def array_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 (hex) over the names, dtypes, shapes and bytes of arrays, whatever their order."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as one npz file with their digest, at once."""
+    with replacing(path) as file:
+        np.savez(file, **arrays, **{_CHECK: np.array(array_digest(arrays))})
+
+
+def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
+    """What `save_arrays` wrote; None where there is no file or, with a `DamagedFile` warning, a damaged one."""
+    try:
+        # Opened here, since np.load leaves open a file that turns out to be no archive.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        if str(arrays.pop(_CHECK)) == array_digest(arrays):
+            return arrays
+        fault = "its contents do not match their digest"
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        fault = str(error)
+    warnings.warn(f"{path} is damaged ({fault}); it is rebuilt.", DamagedFile, stacklevel=3)
+    return None

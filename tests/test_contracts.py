@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every learner promises, whatever it is: the same gauntlet for each, as each declares itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import synthetic
+from synthetic import IMAGES, POINTS, VECTORS
+
+from metaicl.episode import Episode, TaskSpec, limit_shots
+from metaicl.learners import LEARNERS, Learner, Meta, answer, make_learner
+
+TINY = {"filters": (4,), "pool": "flatten"}
+GROUP = {"encoder": "conv", "encoder_settings": TINY}
+BATCH = {"encoder": "conv", "encoder_settings": TINY | {"norm": "batch"}}
+MLP = {"encoder": "mlp", "encoder_settings": {"hidden": (8,)}}
+SEQUENCE = {"width": 8, "layers": 1, "heads": 2, "max_points": 24}
+ATTENTION = {"image_width": 8, "label_width": 8, "layers": 1, "heads": 2, "mlp": 16}
+INNER = {"inner_steps": 2, "inner_lr": 0.1}
+ADAM = {"inner_optimizer": "adam", "inner_settings": {"eps_root": 1e-8}}
+
+# (learner, what is special about the case, settings, tasks)
+TABLE = [
+    ("causal", "identity", SEQUENCE, (VECTORS, POINTS)),
+    ("causal", "conv", SEQUENCE | GROUP | {"remat": True}, (IMAGES,)),
+    ("closed_form", "centroid", {"method": "centroid"}, (VECTORS,)),
+    ("closed_form", "cosine", {"method": "centroid", "metric": "cosine", "temperature": 0.1}, (VECTORS,)),
+    ("closed_form", "whiten", {"method": "centroid", "whiten": True}, (VECTORS,)),
+    ("closed_form", "knn", {"method": "knn", "neighbours": 3}, (VECTORS, POINTS)),
+    ("closed_form", "ridge", {"method": "ridge"}, (VECTORS, POINTS)),
+    ("closed_form", "logistic", {"method": "logistic"}, (VECTORS,)),
+    ("closed_form", "batch_norm", {"method": "ridge"} | BATCH, (IMAGES,)),
+    ("geom", "small", {"label_width": 4, "layers": 1, "heads": 2, "mlp": 16}, (VECTORS, POINTS)),
+    ("in_context", "packed", ATTENTION | {"layers": 2}, (VECTORS, POINTS)),
+    ("in_context", "joint", ATTENTION | {"attention": "joint", "fusion": "sum"}, (VECTORS,)),
+    ("in_context", "simplex", ATTENTION | {"labels": "simplex", "readout": "matching"}, (VECTORS,)),
+    ("in_context", "relation", ATTENTION | {"labels": "relation", "readout": "matching"}, (VECTORS,)),
+    (
+        "in_context",
+        "joint_relation",
+        ATTENTION | {"labels": "relation", "readout": "matching", "attention": "joint"},
+        (VECTORS,),
+    ),
+    ("in_context", "batch_norm", ATTENTION | BATCH, (IMAGES,)),
+    ("maml", "mlp", INNER | MLP, (VECTORS, POINTS)),
+    ("maml", "first", INNER | MLP | {"order": "first"}, (VECTORS,)),
+    ("maml", "anil", INNER | MLP | {"adapted": "head"}, (VECTORS,)),
+    ("maml", "boil", INNER | MLP | {"adapted": "-head"}, (VECTORS,)),
+    ("maml", "adam_remat", INNER | MLP | ADAM | {"remat": True}, (VECTORS,)),
+    ("maml", "conv", INNER | GROUP, (IMAGES,)),
+    ("maml", "batch_norm", INNER | BATCH, (IMAGES,)),
+    ("prototypes", "conv", GROUP, (IMAGES,)),
+    ("prototypes", "cosine", MLP | {"metric": "cosine", "scale": 10.0}, (VECTORS,)),
+    ("prototypes", "batch_norm", BATCH, (IMAGES,)),
+    ("reptile", "carried", INNER | MLP | {"inner_batch": 2}, (VECTORS, POINTS)),
+    ("reptile", "fresh", INNER | MLP | {"inner_batch": 4, "moments": "fresh"}, (VECTORS,)),
+    ("reptile", "whole", INNER | MLP | {"inner_batch": None}, (VECTORS,)),
+    ("reptile", "batch_norm", INNER | BATCH | {"inner_batch": 4}, (IMAGES,)),
+    ("supervised", "mlp", MLP, (VECTORS, POINTS)),
+    ("supervised", "probe", {"encoder": "identity", "encoder_settings": {"normalize": "unit"}}, (VECTORS,)),
+    ("supervised", "batch_norm", BATCH, (IMAGES,)),
+]
+CASES = [(kind, name, settings, spec) for kind, name, settings, specs in TABLE for spec in specs]
+# Every learner has a fast case; these add combinations of settings.
+SLOW = {
+    "causal-identity-classify",
+    "closed_form-cosine-classify",
+    "closed_form-batch_norm-classify",
+    "in_context-joint-classify",
+    "reptile-carried-regress",
+    "supervised-probe-classify",
+    "supervised-mlp-regress",
+    "causal-conv-classify",
+    "geom-small-regress",
+    "in_context-packed-classify",
+    "in_context-simplex-classify",
+    "in_context-joint_relation-classify",
+    "in_context-batch_norm-classify",
+    "maml-first-classify",
+    "maml-boil-classify",
+    "maml-adam_remat-classify",
+    "maml-conv-classify",
+    "prototypes-conv-classify",
+    "reptile-fresh-classify",
+    "reptile-batch_norm-classify",
+    "supervised-batch_norm-classify",
+}
+
+
+def case_id(kind, name, settings, spec):
+    return f"{kind}-{name}-{spec.kind}"
+
+
+def parameter(case):
+    name = case_id(*case)
+    return pytest.param(case, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+
+
+SUPPORT_PADDING = (1, 4, 6)  # in the middle and at the end of 6 real items
+QUERY_PADDING = (0, 3, 4)
+REAL_SUPPORT = np.flatnonzero(np.insert(np.ones(6), SUPPORT_PADDING, 0))
+REAL_QUERY = np.flatnonzero(np.insert(np.ones(4), QUERY_PADDING, 0))
+
+
+class Case(NamedTuple):
+    """One learner with its compiled functions, which count how often they are traced."""
+
+    spec: TaskSpec
+    learner: Learner
+    meta: Meta
+    answer: callable
+    meta_grad: callable
+    traces: dict
+
+
+def counted(traces, name, function):
+    def wrapped(*arguments):
+        traces[name] = traces.get(name, 0) + 1
+        return function(*arguments)
+
+    return jax.jit(wrapped)
+
+
+@pytest.fixture(scope="module", params=[parameter(case) for case in CASES])
+def case(request) -> Case:
+    kind, _, settings, spec = request.param
+    learner = make_learner(kind, spec, **settings)
+    traces = {}
+    run = counted(traces, "answer", lambda meta, e, key: answer(spec, learner, meta, e, key))
+    grad = counted(traces, "meta_grad", learner.meta_grad)
+    return Case(spec, learner, jax.jit(learner.init)(jax.random.key(1)), run, grad, traces)
+
+
+def padded_episode(case: Case, seed: int = 0, garbage: int = 0) -> Episode:
+    """6 real of 9 support items, 4 real of 7 queries; the real ones depend on `seed` alone."""
+    e = synthetic.episode(np.random.default_rng(seed), case.spec)
+    g = np.random.default_rng(100 + garbage)
+    return Episode(
+        synthetic.padded(g, case.spec, e.support, SUPPORT_PADDING),
+        synthetic.padded(g, case.spec, e.query, QUERY_PADDING),
+    )
+
+
+def answers(case: Case, episode: Episode) -> np.ndarray:
+    return np.asarray(case.answer(case.meta, episode, jax.random.key(2)))
+
+
+def batch_gradient(case: Case, episodes: list[Episode], meta: Meta | None = None):
+    meta = case.meta if meta is None else meta
+    return case.meta_grad(meta, synthetic.stacked(episodes), jax.random.key(3), jnp.int32(0))
+
+
+def moved(a, b) -> float:
+    return float(np.max(np.abs(a - b)))
+
+
+def without_items(episode: Episode) -> Episode:
+    return episode.replace(support=episode.support.replace(mask=0 * episode.support.mask))
+
+
+def test_table_covers_every_learner():
+    assert {kind for kind, *_ in TABLE} == set(LEARNERS)
+
+
+def test_every_learner_has_a_fast_case():
+    names = {case_id(*c) for c in CASES}
+    assert names > SLOW
+    assert {name.split("-")[0] for name in names - SLOW} == set(LEARNERS)
+
+
+def test_table_shows_every_declaration_both_ways():
+    learners = [make_learner(kind, spec, **settings) for kind, _, settings, spec in CASES]
+    for declared in ("independent", "exchangeable", "serial", "relabelling"):
+        assert {getattr(learner, declared) for learner in learners} == {True, False}, declared
+
+
+def test_shape_and_dtype(case):
+    outputs = answers(case, padded_episode(case))
+    assert outputs.shape == (7, case.spec.num_outputs)
+    assert outputs.dtype == np.float32
+    assert np.all(np.isfinite(outputs))
+
+
+def test_queries_are_independent_as_declared(case):
+    one = padded_episode(case)
+    x = one.query.x.copy()
+    x[REAL_QUERY[1:]] = synthetic.items(np.random.default_rng(9), case.spec, 3)
+    other = one.replace(query=one.query.replace(x=x))
+    difference = moved(answers(case, one)[REAL_QUERY[0]], answers(case, other)[REAL_QUERY[0]])
+    assert difference < 1e-6 if case.learner.independent else difference > 1e-4
+
+
+def test_support_order_matters_as_declared(case):
+    one = padded_episode(case)
+    order = np.random.default_rng(8).permutation(9)
+    other = one.replace(support=jax.tree.map(lambda a: a[order], one.support))
+    difference = moved(answers(case, one)[REAL_QUERY], answers(case, other)[REAL_QUERY])
+    assert difference < 2e-5 if case.learner.exchangeable else difference > 1e-4
+
+
+def test_relabelling_as_declared(case):
+    if case.spec.kind == "regress":
+        assert not case.learner.relabelling
+        return
+    one = padded_episode(case)
+    renamed = np.array([2, 0, 1], np.int32)  # class c is now called renamed[c]
+    other = one.replace(support=one.support.replace(y=renamed[one.support.y]))
+    difference = moved(answers(case, one)[REAL_QUERY], answers(case, other)[REAL_QUERY][:, renamed])
+    assert difference < 2e-5 if case.learner.relabelling else difference > 1e-4
+
+
+def test_padding_changes_nothing(case):
+    plain = synthetic.episode(np.random.default_rng(0), case.spec)
+    expected = answers(case, plain)
+    for garbage in (0, 1):
+        outputs = answers(case, padded_episode(case, garbage=garbage))
+        np.testing.assert_allclose(outputs[REAL_QUERY], expected, atol=2e-5, rtol=2e-5, equal_nan=False)
+
+
+def test_padding_moves_no_gradient(case):
+    results = [
+        batch_gradient(case, [padded_episode(case, 0, garbage), padded_episode(case, 1, garbage)])
+        for garbage in (0, 1)
+    ]
+    synthetic.leaves_close(*results, atol=1e-6, rtol=1e-4)
+
+
+def test_meta_grad_keeps_structures(case):
+    grads, carry, values = batch_gradient(case, [padded_episode(case, 0), padded_episode(case, 1)])
+    described = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+    assert described(grads) == described(case.meta.params)
+    assert described(carry) == described(case.meta.carry)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((grads, carry, values)))
+    assert all(value.shape == () for value in values.values())
+    assert set(values) == ({"loss", "accuracy"} if case.spec.kind == "classify" else {"loss"})
+
+
+def test_gradient_moves_every_learner_that_has_parameters(case):
+    grads, _, _ = batch_gradient(case, [padded_episode(case, 0), padded_episode(case, 1)])
+    if jax.tree.leaves(case.meta.params):
+        assert max(float(np.max(np.abs(g))) for g in jax.tree.leaves(grads)) > 1e-4
+
+
+def test_serial_as_declared(case):
+    """A serial learner's carry leaves a batch in another state than it entered, and depends on the order."""
+    one, two = padded_episode(case, 0), padded_episode(case, 1)
+    _, forward, _ = batch_gradient(case, [one, two])
+    _, backward, _ = batch_gradient(case, [two, one])
+    if case.learner.serial:
+        assert synthetic.distance(forward, backward) > 1e-4
+    else:
+        synthetic.leaves_close(forward, backward, rtol=1e-5, atol=1e-6)
+
+
+def test_empty_support_is_finite(case):
+    empty = without_items(padded_episode(case))
+    assert np.all(np.isfinite(answers(case, empty)))
+    results = batch_gradient(case, [empty, without_items(padded_episode(case, 1))])
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(results))
+
+
+def test_support_without_rows_is_the_empty_support(case):
+    """A support of shape S = 0 answers as one whose items are all masked."""
+    e = padded_episode(case)
+    nothing = e.replace(support=jax.tree.map(lambda a: a[:0], e.support))
+    outputs = answers(case, nothing)
+    np.testing.assert_allclose(
+        outputs[REAL_QUERY], answers(case, without_items(e))[REAL_QUERY], atol=1e-5, equal_nan=False
+    )
+
+
+def test_one_program_for_all_episodes_shots_and_masks(case):
+    traces = dict(case.traces)
+    for seed in range(3):
+        e = padded_episode(case, seed, garbage=seed)
+        e = e.replace(support=limit_shots(e.support, jnp.int32(seed)))
+        batch_gradient(case, [e, e])
+        answers(case, e)
+    # One trace per shape: the other tests of this learner may have made the first already.
+    assert case.traces["meta_grad"] == 1
+    assert case.traces["answer"] == max(traces.get("answer", 1), 1)
+
+
+def test_fewer_ways_answer_only_those(case):
+    if case.spec.kind == "regress":
+        return
+    e = padded_episode(case)
+    two_ways = e.replace(support=e.support.replace(mask=e.support.mask * (e.support.y != 1)))
+    outputs = answers(case, two_ways)[REAL_QUERY]
+    assert np.all(np.isfinite(outputs))
+    assert np.all(np.argmax(outputs, axis=1) != 1)
+
+
+REFUSED = [
+    ("prototypes", POINTS, {}, "class means"),
+    ("prototypes", VECTORS, {"metric": "manhattan"}, "metric is 'manhattan'"),
+    ("prototypes", VECTORS, {"encoder": "conv"}, "needs images"),
+    ("closed_form", POINTS, {"method": "centroid"}, "needs classes"),
+    ("closed_form", POINTS, {"method": "logistic"}, "needs classes"),
+    ("closed_form", POINTS, {"method": "ridge", "whiten": True}, "whiten=True needs classes"),
+    ("closed_form", VECTORS, {"method": "lasso"}, "Unknown method 'lasso'"),
+    ("closed_form", VECTORS, {"metric": "manhattan"}, "metric is 'manhattan'"),
+    ("in_context", POINTS, ATTENTION | {"readout": "matching"}, "Regression has no classes"),
+    ("in_context", POINTS, ATTENTION | {"labels": "simplex"}, "Regression has no classes"),
+    ("in_context", POINTS, ATTENTION | {"labels": "relation", "readout": "matching"}, "Regression"),
+    ("in_context", VECTORS, ATTENTION | {"labels": "relation"}, "readout='matching'"),
+    ("in_context", VECTORS, ATTENTION | {"labels": "simplex", "label_width": 2}, "does not fit 2"),
+    ("in_context", VECTORS, ATTENTION | {"fusion": "sum", "label_width": 4}, "equal widths"),
+    ("in_context", VECTORS, ATTENTION | {"attention": "linear"}, "attention is 'linear'"),
+    ("in_context", VECTORS, ATTENTION | {"fusion": "product"}, "fusion is 'product'"),
+    ("in_context", VECTORS, ATTENTION | {"heads": 3}, "not divisible by 3"),
+    ("geom", POINTS, {"readout": "matching"}, "Regression has no classes"),
+    ("causal", IMAGES, SEQUENCE | BATCH, "encodes every item alone"),
+    ("causal", VECTORS, SEQUENCE | {"heads": 3}, "not divisible by 3"),
+    ("maml", VECTORS, {"order": "third"}, "Inner order is 'third'"),
+    ("maml", VECTORS, {"inner_steps": -1}, "0 or more"),
+    ("maml", VECTORS, {"inner_optimizer": "adam"}, "eps_root"),
+    ("maml", VECTORS, {"inner_optimizer": "lion"}, "Unknown inner optimizer 'lion'"),
+    ("maml", VECTORS, {"encoder": "vit"}, "Unknown encoder 'vit'"),
+    ("maml", VECTORS, {"encoder": "mlp", "encoder_settings": {"depth": 3}}, "depth"),
+    ("maml", VECTORS, {"encoder": "mlp", "encoder_settings": {"hidden": ()}}, "needs a hidden layer"),
+    ("maml", IMAGES, {"encoder": "conv", "encoder_settings": {"norm": "layer"}}, "norm is 'layer'"),
+    ("reptile", VECTORS, {"moments": "kept"}, "moments is 'kept'"),
+    ("supervised", VECTORS, {"encoder": "conv"}, "needs images"),
+]
+
+
+@pytest.mark.parametrize("kind, spec, settings, message", REFUSED)
+def test_constructors_refuse(kind, spec, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_learner(kind, spec, **settings)
+
+
+def test_maml_names_the_subtrees_when_none_is_adapted():
+    learner = make_learner("maml", VECTORS, adapted="tail", **MLP)
+    support = synthetic.examples(np.random.default_rng(0), VECTORS, 6)
+    with pytest.raises(ValueError, match="encoder, head"):
+        learner.adapt(learner.init(jax.random.key(0)), support, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "kind, settings, message",
+    [
+        ("mamml", {}, "did you mean 'maml'"),
+        ("maml", {"inner_step": 3}, "did you mean 'inner_steps'"),
+        ("prototypes", {"penalty": 3}, "has no setting 'penalty'"),
+    ],
+)
+def test_unknown_names_name_the_nearest(kind, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_learner(kind, VECTORS, **settings)
+
+
+def test_task_spec_refuses():
+    with pytest.raises(ValueError, match="classify"):
+        dataclasses.replace(VECTORS, kind="rank")
+    with pytest.raises(ValueError, match="at least 1"):
+        dataclasses.replace(VECTORS, num_outputs=0)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers against the plain operations of jax and flax that they stand for."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metaicl.models.convolution import (
+    GROUPS,
+    batch_normalized,
+    conv3x3,
+    group_normalized,
+    halved_by_max,
+)
+from metaicl.models.linear import init_linear, linear
+from metaicl.models.network import make_encoder, normalized
+
+SIZES = [(6, 6), (7, 7), (8, 5), (1, 2), (3, 1)]
+
+
+def normal(rng, *shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+def test_convolution_as_matrix_product(rng, size, stride):
+    x, kernel = normal(rng, 2, *size, 3), normal(rng, 3, 3, 3, 4)
+    expected = conv3x3(x, kernel, stride, as_matmul=False)
+    got = conv3x3(x, kernel, stride, as_matmul=True)
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_convolution_as_matrix_product_has_the_same_gradient(rng):
+    x, kernel = normal(rng, 2, 5, 6, 3), normal(rng, 3, 3, 3, 4)
+    slopes = [
+        jax.grad(lambda x, k, m=m: jnp.sum(jnp.sin(conv3x3(x, k, 2, m))), argnums=(0, 1))(x, kernel)
+        for m in (False, True)
+    ]
+    for a, b in zip(*slopes, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [*SIZES[:3], (2, 9)])
+def test_halving_is_max_pool(rng, size):
+    x = normal(rng, 2, *size, 3)
+    np.testing.assert_array_equal(halved_by_max(x), nn.max_pool(x, (2, 2), (2, 2)))
+
+
+def test_halving_leaves_a_line_alone(rng):
+    x = normal(rng, 2, 1, 5, 3)
+    assert halved_by_max(x) is x
+
+
+def test_batch_norm_is_the_textbook(rng):
+    x = 3 + 2 * normal(rng, 4, 5, 5, 3)
+    got = np.asarray(batch_normalized(x, jnp.ones(4)))
+    x = np.asarray(x)
+    expected = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_batch_norm_ignores_masked_rows(rng):
+    x, mask = normal(rng, 5, 4, 4, 3), jnp.array([1.0, 0.0, 1.0, 1.0, 0.0])
+    kept = np.flatnonzero(mask)
+    expected = batch_normalized(x[kept], jnp.ones(3))
+    for garbage in (1.0, 100.0):
+        noisy = x.at[jnp.array([1, 4])].multiply(garbage)
+        np.testing.assert_allclose(batch_normalized(noisy, mask)[kept], expected, atol=1e-5)
+
+
+def test_batch_norm_of_nothing_is_finite(rng):
+    x = normal(rng, 2, 4, 4, 3)
+    slope = jax.grad(lambda x: jnp.sum(jnp.sin(batch_normalized(x, jnp.zeros(2)))))(x)
+    assert np.all(np.isfinite(slope))
+
+
+@pytest.mark.parametrize("channels", [GROUPS, 2 * GROUPS, 6, 5])
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_group_norm_is_flax(rng, channels, offset):
+    x = offset + normal(rng, 3, 4, 5, channels)
+    groups = next(g for g in range(min(GROUPS, channels), 0, -1) if channels % g == 0)
+    layer = nn.GroupNorm(groups, epsilon=1e-5, use_bias=False, use_scale=False)
+    np.testing.assert_allclose(group_normalized(x), layer.apply({}, x), atol=2e-4 if offset else 1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_dense(rng, bias):
+    params = init_linear(jax.random.key(0), 5, 3, bias=bias)
+    assert float(jnp.max(jnp.abs(params["kernel"]))) <= 5**-0.5
+    x = normal(rng, 2, 4, 5)
+    expected = nn.Dense(3, use_bias=bias).apply({"params": params}, x)
+    np.testing.assert_allclose(linear(params, x), expected, atol=1e-6)
+
+
+def test_task_batched_convolution_is_the_same_network(rng):
+    x, mask = rng.integers(0, 256, (4, 9, 9, 3)).astype(np.uint8), jnp.ones(4)
+    for settings in ({"pool": "mean"}, {"pool": "flatten", "downsample": "stride", "norm": "none"}):
+        plain, batched = (
+            make_encoder("conv", (9, 9, 3), filters=(4, 6), task_batched=t, **settings) for t in (False, True)
+        )
+        params = jax.jit(plain.init)(jax.random.key(0))
+        got, expected = (jax.jit(net.apply)(params, x, mask) for net in (batched, plain))
+        assert got.shape == (4, batched.width)
+        np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_bytes_become_unit_floats():
+    x = np.array([[[[0], [255]], [[51], [102]]]], np.uint8)
+    identity = make_encoder("identity", (2, 2, 1))
+    np.testing.assert_allclose(identity.apply({}, x, jnp.ones(1)), [[0, 1, 0.2, 0.4]], rtol=1e-6)
+    conv = make_encoder("conv", (2, 2, 1), filters=(4,))
+    params = conv.init(jax.random.key(0))
+    as_float = jnp.asarray(x, jnp.float32) / 127.5 - 1
+    got, expected = (conv.apply(params, a, jnp.ones(1)) for a in (x, as_float))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["none", "unit", "sqrt_unit"])
+def test_row_normalisation(rng, how):
+    x = normal(rng, 3, 6).at[1].set(0.0)
+    got = np.asarray(normalized(x, how))
+    raw = {"none": x, "unit": x, "sqrt_unit": jnp.sign(x) * jnp.sqrt(jnp.abs(x))}[how]
+    scale = np.ones((3, 1)) if how == "none" else np.sqrt(np.mean(raw**2, axis=1, keepdims=True))
+    np.testing.assert_allclose(got[[0, 2]], (np.asarray(raw) / np.maximum(scale, 1e-9))[[0, 2]], rtol=1e-4)
+    np.testing.assert_array_equal(got[1], 0)
+    assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(normalized(x, how) ** 2))(x)))
+
+
+def test_unknown_row_normalisation_is_refused():
+    with pytest.raises(ValueError, match="Unknown normalisation 'l3'"):
+        normalized(jnp.ones((1, 2)), "l3")
+
+
+@pytest.mark.parametrize(
+    "name, settings", [("mlp", {"hidden": (8, 5)}), ("mlp", {"hidden": (), "out": 7}), ("identity", {})]
+)
+def test_width_is_the_width(name, settings):
+    net = make_encoder(name, (2, 3), **settings)
+    assert net.apply(net.init(jax.random.key(0)), jnp.ones((4, 2, 3)), jnp.ones(4)).shape == (4, net.width)
+
+
+def test_compute_dtype_leaves_parameters_in_single():
+    net = make_encoder("conv", (6, 6, 1), filters=(4,), dtype="bfloat16")
+    params = net.init(jax.random.key(0))
+    assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    assert net.apply(params, jnp.ones((2, 6, 6, 1)), jnp.ones(2)).dtype == jnp.bfloat16

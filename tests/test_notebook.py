@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The notebook: both of its files agree, it holds no outputs, and it runs from top to bottom."""
+
+from __future__ import annotations
+
+import base64
+import os
+import pathlib
+import re
+
+import jupytext
+import nbformat
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+
+def test_every_text_has_its_notebook():
+    assert NOTEBOOKS and NOTEBOOKS == sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_text_and_notebook_agree(name):
+    text = jupytext.read(FOLDER / f"{name}.py")
+    stored = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    nbformat.validate(stored)
+    cells = [[(cell.cell_type, cell.source) for cell in notebook.cells] for notebook in (text, stored)]
+    assert cells[0] == cells[1], f"run jupytext --sync notebooks/{name}.py"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_are_stored_without_outputs(name):
+    stored = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    for cell in stored.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None, "clear the outputs before storing"
+
+
+@pytest.mark.slow
+def test_quickstart_runs(tmp_path, monkeypatch):
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("METAICL_NOTEBOOK_FAST", "1")
+    monkeypatch.setenv("METAICL_WORKDIR", str(tmp_path / "work"))
+    monkeypatch.setenv("METAICL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("XLA_FLAGS")  # one device, as a reader has
+    monkeypatch.delenv("MPLBACKEND")  # the kernel draws into the notebook
+    notebook = nbformat.read(FOLDER / "quickstart.ipynb", as_version=4)
+    NotebookClient(
+        notebook, timeout=280, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
+    ).execute()
+    keep = os.environ.get("METAICL_KEEP_NOTEBOOK")
+    if keep:
+        nbformat.write(notebook, keep)
+
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    text = "".join(
+        output.text for output in outputs if output.output_type == "stream" and output.name == "stdout"
+    )
+    assert "in context" in text and re.search(r"\d+% of 35 images are right; guessing gives 20%", text)
+    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 6 and all(len(base64.b64decode(picture)) > 5000 for picture in pictures)
+    assert (tmp_path / "work" / "report.html").exists()
