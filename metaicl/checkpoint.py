@@ -169,7 +169,8 @@ def save_weights(path: str | os.PathLike, tree: Any, *, dtype: str | None = None
 
     def array(leaf):
         value = np.asarray(jax.device_get(leaf))
-        return np.ascontiguousarray(value.astype(dtype) if dtype and value.dtype.kind == "f" else value)
+        value = value.astype(dtype) if dtype and value.dtype.kind == "f" else value
+        return np.ascontiguousarray(value).reshape(value.shape)  # which makes scalars one-dimensional
 
     named = {jax.tree_util.keystr(p): array(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
     temporary = pathlib.Path(f"{path}.{os.getpid()}.partial")

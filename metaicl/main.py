@@ -31,10 +31,10 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the job that a TPU 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit status."""
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
-        print(f"{__doc__}\n\n{FLAGS.main_module_help()}")
+        print(f"{__doc__}\n\n{FLAGS.module_help(FLAGS.find_module_defining_flag('workdir'))}")
         return 0
     try:
-        rest = FLAGS(list(argv))
+        rest = _parsed(argv)
         if _CONFIG.value is None or len(rest) > 1:
             what = f"Unknown argument {rest[1]!r}." if len(rest) > 1 else "--config is missing."
             raise ValueError(f"{what} Example: python -m metaicl.main --config=configs/loo.py:quick")
@@ -45,19 +45,37 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:
         if "--debug" in argv:
             raise
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        print(f"error: {text}", file=sys.stderr)
-        if not isinstance(
-            error, ValueError | OSError | flags.Error | KeyError | AttributeError | ArithmeticError
-        ):
+        error = _unwrapped(error)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if not isinstance(error, ValueError | OSError | flags.Error | ArithmeticError):
             print("This looks like a defect; --debug shows the traceback.", file=sys.stderr)
         return 1
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    """Parses the flags; returns what is none of them."""
+    try:
+        return FLAGS(list(argv))
+    except (KeyError, AttributeError) as error:
+        said = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
+        key, _, hint = str(said).partition("\n")
+        raise ValueError(f"The config has no key {key}. {hint}") from error
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """What a config file raised, without the errors that ml_collections and absl wrap around it."""
+    wrapped = ("Error whilst parsing config file", "Configuration is not available")
+    while any(text in str(error) for text in wrapped) and (inner := error.__cause__ or error.__context__):
+        error = inner
+    missing = re.search(r"^Failed loading config .*No such file or directory: (.+)", str(error), re.DOTALL)
+    return FileNotFoundError(f"There is no config file {missing[1]}.") if missing else error
 
 
 def _run(argv: Sequence[str]) -> int:
     # Everything heavy is imported here, so that --help answers at once.
     from metaicl.experiment import chosen_runs, run_experiment
 
+    _CONFIG.value.runs  # noqa: B018 (raises what reading a file for the config raised)
     if _LIST.value:
         print("\n".join(f"{i} {name}" for i, name in enumerate(chosen_runs(_CONFIG.value, None))))
         return 0

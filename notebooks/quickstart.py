@@ -15,12 +15,13 @@
 # # Learning to learn from a handful of images
 #
 # A person who has seen five photographs of an unfamiliar beetle recognises the sixth. An ordinary image
-# classifier cannot do that: it needs thousands of labelled images of exactly the classes it is asked about.
-# *Meta-learning* trains a network on many small classification tasks, so that what it learns is how to use a few
-# examples, whatever they show.
+# classifier cannot do that: it needs thousands of labelled images of exactly the classes it is asked
+# about. *Meta-learning* trains a network on many small classification tasks, so that what it learns is
+# how to use a few examples, whatever they show.
 #
-# This notebook trains such a network in a few minutes on a CPU, without downloading any data, tests it on a kind
-# of picture that it never saw, and then lets it classify a folder of images with five examples a class.
+# This notebook trains such a network in a few minutes on a CPU, without downloading any data, tests it on
+# a kind of picture that it never saw, and then lets it classify a folder of images with five examples a
+# class.
 
 # %%
 # Installs the package where it is missing, as on Colab. In a clone of the repository nothing is downloaded.
@@ -67,9 +68,9 @@ from metaicl.learners import Meta, make_learner
 # %% [markdown]
 # ## The job
 #
-# Everything about an experiment stands in one config. This one, `configs/loo.py`, *leaves one domain out*: it
-# trains on the data sets of all domains (glyphs, plants, machines, ...) but two, uses one of the two to choose the
-# best parameters, and tests on the other. `quick` does so for three held-out domains.
+# Everything about an experiment stands in one config. This one, `configs/loo.py`, *leaves one domain
+# out*: it trains on the data sets of all domains (glyphs, plants, machines, ...) but two, uses one of the
+# two to choose the best parameters, and tests on the other. `quick` does so for three held-out domains.
 
 # %%
 config = get_config("quick")
@@ -95,9 +96,10 @@ print("runs:", ", ".join(config.runs))
 # %% [markdown]
 # ## The images
 #
-# The *embedded album* is drawn by the package itself: ten domains with three data sets each. It is made once, in
-# about a minute, and then kept in a cache. Below, each row shows eight classes of one data set with three images a
-# class: what makes a class differs from row to row, from the shape of a leaf to the rhythm of a texture.
+# The *embedded album* is drawn by the package itself: ten domains with three data sets each. It is made
+# once, in about a minute, and then kept in a cache. Below, each row shows eight classes of one data set
+# with three images a class: what makes a class differs from row to row, from the shape of a leaf to the
+# rhythm of a texture.
 
 # %%
 home = pathlib.Path(os.environ.get("METAICL_CACHE") or "~/.cache/metaicl").expanduser()
@@ -118,10 +120,11 @@ plt.show()
 # %% [markdown]
 # ## An episode
 #
-# The unit of training and testing is the *episode*, a classification task in miniature. A 5-way 5-shot episode
-# takes five classes of one data set and five labelled images of each: the *support set*. The question is to which
-# of the five classes some further images, the *queries*, belong. The labels 0 to 4 are dealt anew in every
-# episode, so that nothing can be learned by heart. The only way to answer well is to look at the support set.
+# The unit of training and testing is the *episode*, a classification task in miniature. A 5-way 5-shot
+# episode takes five classes of one data set and five labelled images of each: the *support set*. The
+# question is to which of the five classes some further images, the *queries*, belong. The labels 0 to 4
+# are dealt anew in every episode, so that nothing can be learned by heart. The only way to answer well is
+# to look at the support set.
 
 # %%
 WAYS, SHOTS = 5, 5
@@ -134,7 +137,7 @@ episodes, _ = source.build(source.consts, batch, None)
 episode = jax.tree.map(lambda a: np.asarray(a[0]), episodes)
 
 order = np.argsort(episode.support.y, kind="stable")
-figure, axes = plt.subplots(WAYS, SHOTS + 3, figsize=(10, 6.4))
+figure, axes = plt.subplots(WAYS, SHOTS + 3, figsize=(10, 7), layout="constrained")
 for label in range(WAYS):
     shown = episode.support.x[order][episode.support.y[order] == label]
     asked = episode.query.x[episode.query.y == label]
@@ -150,10 +153,11 @@ plt.show()
 # %% [markdown]
 # ## Training
 #
-# The learner of the quick job is an *in-context Transformer*. A small convolutional network turns every image into
-# a vector; the Transformer reads the labelled support set and the queries as one sequence and answers. Nothing is
-# fine-tuned when a new task comes: it learns within the forward pass. Beside it stand baselines that have nothing
-# to train, and classify the raw pixels by the nearest class mean, the nearest neighbour or a linear model.
+# The learner of the quick job is an *in-context Transformer*. A small convolutional network turns every
+# image into a vector; the Transformer reads the labelled support set and the queries as one sequence and
+# answers. Nothing is fine-tuned when a new task comes: it learns within the forward pass. Beside it stand
+# baselines that have nothing to train, and classify the raw pixels by the nearest class mean, the nearest
+# neighbour or a linear model.
 #
 # All that a run leaves behind lies in `workdir`. Running the cell again goes on where it stopped.
 
@@ -163,9 +167,9 @@ table = run_experiment(config, workdir)
 print(table)
 
 # %% [markdown]
-# Every number is an accuracy in percent on episodes of the held-out domains, with half the width of its 95 %
-# interval; guessing gives 20. The same records make the figures: how accuracy differs between domains, how it
-# grows with the shots, and whether the learner is as sure of its answers as it may be.
+# Every number is an accuracy in percent on episodes of the held-out domains, with half the width of its
+# 95 % interval; guessing gives 20. The same records make the figures: how accuracy differs between
+# domains, how it grows with the shots, and whether the learner is as sure of its answers as it may be.
 
 # %%
 for name in ("domains", "shots", "training", "reliability"):
@@ -176,8 +180,9 @@ for name in ("domains", "shots", "training", "reliability"):
 # %% [markdown]
 # ## Your own images
 #
-# The trained learner can now be used on any pictures sorted into one folder per class. Here such a folder is made
-# from images of the held-out domain, none of which the learner has seen; put the path of your own in its place.
+# The trained learner can now be used on any pictures sorted into one folder per class. Here such a folder
+# is made from images of the held-out domain, none of which the learner has seen; put the path of your own
+# in its place.
 
 # %%
 run_name = next(iter(config.runs))
@@ -196,8 +201,9 @@ mine = decode_pool(mine)
 print(f"{len(mine)} images of {len(mine.classes)} classes: {', '.join(mine.classes)}")
 
 # %% [markdown]
-# A learner is four functions. `init` makes its parameters, which are replaced by the trained ones; `adapt` turns a
-# support set into a state; `predict` answers queries from that state. (`meta_grad`, the fourth, is for training.)
+# A learner is four functions. `init` makes its parameters, which are replaced by the trained ones;
+# `adapt` turns a support set into a state; `predict` answers queries from that state. (`meta_grad`, the
+# fourth, is for training.)
 
 # %%
 entry = dict(run_config["learners"][run_config["learner"]])
@@ -223,7 +229,7 @@ print(f"{np.mean(answers == truth):.0%} of {len(truth)} images are right; guessi
 
 # %%
 some = np.random.default_rng(0).choice(len(truth), 12, replace=False)
-figure, axes = plt.subplots(2, 6, figsize=(12, 4.6))
+figure, axes = plt.subplots(2, 6, figsize=(12, 5.2), layout="constrained")
 for axis, i in zip(axes.flat, some, strict=True):
     right = answers[i] == truth[i]
     text = f"{mine.classes[answers[i]]} {chances[i, answers[i]]:.0%}"
@@ -234,13 +240,12 @@ for axis, i in zip(axes.flat, some, strict=True):
         fontsize=9,
         color="tab:green" if right else "tab:red",
     )
-figure.tight_layout()
 plt.show()
 
 # %% [markdown]
 # ## Where to go from here
 #
-# - `python -m metaicl.main --config=configs/loo.py` trains on all ten folds; `:learner=maml`, `:learner=reptile` or
-#   `:learner=prototypes` behind it trains another method on the same episodes.
+# - `python -m metaicl.main --config=configs/loo.py` trains on all ten folds; `:learner=maml`,
+#   `:learner=reptile` or `:learner=prototypes` behind it trains another method on the same episodes.
 # - `:album=PATH` takes data sets of your own, in folders of class folders or in the layout of Meta-Album.
 # - `report.html` in the workdir holds every table and figure of a run, and the command that made it.

@@ -18,7 +18,11 @@ SIZE = {"width": 16, "layers": 2, "heads": 2, "max_points": 9}
 KEY = jax.random.key(0)
 
 
-@pytest.fixture(scope="module", params=[VECTORS, POINTS], ids=["classify", "regress"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(VECTORS, marks=pytest.mark.slow), POINTS],
+    ids=["classify", "regress"],
+)
 def case(request):
     learner = make_learner("causal", request.param, **SIZE)
     meta = jax.jit(learner.init)(jax.random.key(1))

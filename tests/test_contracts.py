@@ -84,6 +84,8 @@ SLOW = {
     "in_context-batch_norm-classify",
     "maml-first-classify",
     "maml-boil-classify",
+    "maml-mlp-regress",
+    "closed_form-whiten-classify",
     "maml-adam_remat-classify",
     "maml-conv-classify",
     "prototypes-conv-classify",

@@ -161,7 +161,7 @@ def test_geom_has_the_published_number_of_parameters():
     assert shapes.carry == ()
 
 
-@pytest.mark.parametrize("labels", ["relation", "simplex"])
+@pytest.mark.parametrize("labels", ["relation", pytest.param("simplex", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("attention", ["packed", pytest.param("joint", marks=pytest.mark.slow)])
 def test_matching_parameters_answer_any_number_of_ways(labels, attention, rng):
     settings = SIZE | {"labels": labels, "readout": "matching", "attention": attention, "label_width": 24}

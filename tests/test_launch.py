@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launchers: what they would run, what they refuse, and that no process outlives a failed job."""
+"""The launchers and the CI script: what they run and refuse, and that no process outlives a failed job."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -280,3 +281,76 @@ def test_local_stops_all_on_a_signal(sent, status, fake_python, tmp_path):
         assert job.wait(20) == status
     for pid in sleepers.read_text().split():
         assert gone(int(pid))
+
+
+JUNIT = (
+    '<testsuites><testsuite><testcase classname="tests.test_a" name="test_x[1]">{}</testcase>'
+    '<testcase classname="tests.test_a" name="test_y"><skipped message="no GPU"/></testcase>'
+    "</testsuite></testsuites>"
+)
+
+
+@pytest.fixture
+def ci(programs, tmp_path) -> pathlib.Path:
+    """A copy of the CI script among stand-ins for python3, pip and pytest; slow tests are in two files."""
+    (tmp_path / "repository" / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / "repository" / ".ci")
+    for name in ("tee", "sed", "sort", "timeout"):
+        (programs / name).symlink_to(shutil.which(name))
+    (programs / "python").symlink_to(sys.executable)
+    program(programs, "python3", 'mkdir -p "$3/bin" && echo : >"$3/bin/activate"')
+    program(programs, "pip", 'echo "pip $*" >>"$HOME/calls"')
+    (programs / "junit").write_text(JUNIT.format(""))
+    program(
+        programs,
+        "pytest",
+        'echo "pytest $*" >>"$HOME/calls"\n'
+        'case "$*" in\n'
+        '  "--collect-only -m real") echo "tests/test_a.py::test_x[1]"; exit ;;\n'
+        '  "--collect-only -m slow") printf "tests/%s.py::t[a::b]\\n" test_a test_b test_a; exit ;;\n'
+        "  *slow*) status=${SLOW:-0} ;;\n"
+        '  *) status=${FAST:-0}; echo "9 passed in 1.00s" ;;\n'
+        "esac\n"
+        'for last; do :; done; [[ "$1" != --junit* ]] || last=$1\n'
+        'cat "$HOME/junit" >"${last#--junitxml=}"; exit "$status"',
+    )
+    return programs
+
+
+def run_ci(ci: pathlib.Path, **env: str) -> subprocess.CompletedProcess:
+    script = ci.parent / "repository" / ".ci" / "run"
+    env = {"PATH": str(ci), "HOME": str(ci), "TMPDIR": str(ci.parent)} | env
+    return subprocess.run(["bash", str(script)], env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_ci_runs_everything_and_ends_with_the_closing_line(ci):
+    done = run_ci(ci)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout.splitlines()[-1] == "9 passed in 1.00s" and "Slow tests: 2 files passed." in done.stdout
+    )
+    install, *_ = calls = (ci / "calls").read_text().splitlines()
+    assert install.endswith("-c constraints.txt -e .[test,oracle] torch==2.13.0")
+    assert [call.split()[3] for call in calls if call.startswith("pytest -m slow")] == [
+        "tests/test_a.py",
+        "tests/test_b.py",
+    ]
+    assert list(ci.parent.glob("tmp.*")) == [], "the environment is removed"
+
+
+def test_ci_fails_with_the_tests(ci):
+    assert run_ci(ci, FAST="1").returncode == 1
+    done = run_ci(ci, SLOW="1")
+    assert done.returncode == 1 and "Slow tests failed: tests/test_a.py" in done.stderr
+    done = run_ci(ci, SLOW="124")
+    assert done.returncode == 0 and "no time was left for the slow tests of tests/test_a.py" in done.stdout
+
+
+def test_ci_fails_if_real_tests_are_skipped_beside_real_data(ci):
+    (ci / "junit").write_text(JUNIT.format('<skipped message="no real data"/>'))
+    assert run_ci(ci).returncode == 0
+    done = run_ci(ci, METAICL_DATA=str(ci))
+    assert done.returncode == 1 and "tests/test_a.py::test_x[1]: no real data" in done.stderr
+    assert "test_y" not in done.stderr
+    (ci.parent / "shared" / "data").mkdir(parents=True)
+    assert run_ci(ci).returncode == 1, "shared/data beside the repository counts as well"

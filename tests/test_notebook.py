@@ -17,7 +17,7 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 
 def test_every_text_has_its_notebook():
-    assert NOTEBOOKS and NOTEBOOKS == sorted(path.stem for path in FOLDER.glob("*.py"))
+    assert NOTEBOOKS and sorted(path.stem for path in FOLDER.glob("*.py")) == NOTEBOOKS
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -124,6 +124,7 @@ def test_moments_go_on_from_step_to_step_and_into_evaluation(x64):
     synthetic.leaves_close(jax.tree.map(jnp.subtract, meta.params, adapted), second, rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_batched_mode_is_the_mean_of_separate_runs(x64):
     learner, meta = make(inner_batch=2, inner_steps=3, inner_lr=0.05, moments="fresh")
     episodes = batch(3)

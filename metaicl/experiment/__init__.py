@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from metaicl import sharding
 from metaicl.configuration import ConfigError, as_json, overridden
 from metaicl.experiment.problems import make_problem
-from metaicl.experiment.runs import execute, make_run
+from metaicl.experiment.runs import check_folder, execute, make_run
 from metaicl.files import write_text
 from metaicl.report import write_report
 
@@ -49,6 +49,8 @@ def run_experiment(
     mesh = sharding.make_mesh()
     first = jax.process_index() == 0
     runs = [make_run(name, part, root / name, mesh) for name, part in chosen_runs(config, only).items()]
+    for run in runs:
+        check_folder(run)
     if first and command:
         write_text(root / "command.txt", shlex.join(command) + "\n")
     for number, run in enumerate(runs, 1):

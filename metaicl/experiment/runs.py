@@ -101,7 +101,9 @@ def _placer(mesh: Mesh):
 
 def execute(run: Run) -> None:
     """Trains, evaluates and records; an interrupted run goes on from its newest checkpoint."""
-    _claim_folder(run)
+    check_folder(run)
+    if jax.process_index() == 0:
+        write_text(run.folder / "config.json", json.dumps(_identity(run), indent=1, sort_keys=True))
     lines = []
     state = _train_main(run)
     for number, replica in enumerate(run.replicas):
@@ -120,20 +122,23 @@ def execute(run: Run) -> None:
         write_text(run.folder / "records.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _claim_folder(run: Run) -> None:
-    """Writes config.json, or checks that the folder belongs to the same config."""
+def check_folder(run: Run) -> None:
+    """Refuses a folder that holds a run of another config, be it finished or not."""
     path = run.folder / "config.json"
-    new = as_json(run.config)
-    new["data"].pop("cache", None)  # says where, not what
-    changed = differences(json.loads(path.read_text()), new) if path.exists() else []
+    changed = differences(json.loads(path.read_text()), _identity(run)) if path.exists() else []
     if sharding.agreed(len(changed)):
         shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise ConfigError(
             f"{run.folder} holds a run of another config ({shown}). "
             "Choose another --workdir, or delete that folder."
         )
-    if jax.process_index() == 0 and not path.exists():
-        write_text(path, json.dumps(new, indent=1, sort_keys=True))
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """The config as config.json holds it: what the run does, not where its data are kept."""
+    identity = as_json(run.config)
+    identity["data"].pop("cache", None)
+    return identity
 
 
 def _training(config: ConfigDict, name: str) -> ConfigDict:

@@ -25,6 +25,7 @@ def closed_form(
     metric: Literal["euclidean", "cosine"] = "euclidean",
     neighbours: int = 1,
     penalty: float = 1.0,
+    intercept: bool = True,
     temperature: float = 1.0,
     whiten: bool = False,
     shrinkage: float = 0.1,
@@ -39,6 +40,7 @@ def closed_form(
       neighbours: of `knn`; votes are counted.
       penalty: of `ridge` (lambda in |Xw - y|^2 + lambda |w|^2, centred, features of root mean square about 1
         suit about their width) and `logistic` (lambda in the sum of losses + lambda/2 |W|^2).
+      intercept: whether `ridge` has an unpenalised one (and centres); without, it goes through the origin.
       temperature: divides the answers; matters for probabilities, not for accuracy.
       whiten: whiten features by the within-class covariance of the training domains, which `meta_grad`
         accumulates in `carry` over the training episodes: train for as many steps as it needs data.
@@ -57,7 +59,9 @@ def closed_form(
         )
     net = make_encoder(encoder, spec.x_shape, **(encoder_settings or {}))
     fit, solve = _FITS[method]
-    settings = dict(kind=spec.kind, metric=metric, neighbours=neighbours, penalty=penalty)
+    settings = dict(
+        kind=spec.kind, metric=metric, neighbours=neighbours, penalty=penalty, intercept=intercept
+    )
 
     def init(key):
         # The encoder is not trained: it belongs to what is carried, not to what is differentiated.
@@ -158,8 +162,8 @@ def _solve_knn(state, h, settings):
 
 
 def _fit_ridge(h, y, mask, settings):
-    """Dual ridge regression with an unpenalised intercept, over the real rows."""
-    total = jnp.maximum(jnp.sum(mask), 1.0)
+    """Dual ridge regression over the real rows, with an unpenalised intercept or through the origin."""
+    total = jnp.maximum(jnp.sum(mask), 1.0) if settings["intercept"] else jnp.inf
     h_mean, y_mean = (mask @ h) / total, (mask @ y) / total
     centred = (h - h_mean[None, :]) * mask[:, None]
     gram = centred @ centred.T + settings["penalty"] * jnp.eye(len(mask))

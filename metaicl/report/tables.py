@@ -161,7 +161,9 @@ def _headline_notes(group: Group, summary: Summary, against: dict) -> list[str]:
 def few_class_notes(records: Sequence[Record]) -> list[str]:
     """Names the data sets whose intervals are too narrow because their episodes repeat."""
     few = {
-        r["dataset"]: r["classes"] for r in records if r["classes"] is not None and r["classes"] < FEW_CLASSES
+        r["dataset"]: r["classes"]
+        for r in records
+        if r["classes"] is not None and 0 < r["classes"] < FEW_CLASSES  # 0: regression has none
     }
     if not few:
         return []

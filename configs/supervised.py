@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain supervised learning through the same loop: one classifier over the classes of one domain.
+
+Every class is in training and in test, its images are shared out 80 to 20. The support set is empty. How well
+a domain is learned this way is the usual measure of how hard it is.
+
+    python -m metaicl.main --config=configs/supervised.py                         machines, about a minute
+    python -m metaicl.main --config=configs/supervised.py:datasets=gears+flanges,quick
+    python -m metaicl.main --config=configs/supervised.py:album=PATH,backbone=squeezenet,weights=PATH,datasets=...
+
+Without a backbone a small convolutional network is trained; with one, a linear probe on its features.
+"""
+
+from ml_collections import ConfigDict
+
+from metaicl.configuration import parse_argument
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """The config; see the module docstring for the argument."""
+    defaults = dict(album="embedded", backbone="none", weights="", datasets="gears+flanges+circuit_parts", cache="")
+    arg = parse_argument(argument, defaults)
+    frozen = arg.backbone != "none"
+    config = ConfigDict()
+    config.seed = 0
+    config.data = dict(
+        kind="album",
+        album=arg.album,
+        embedded=dict(seed=0, classes=20, images_per_class=40),
+        datasets=tuple(arg.datasets.split("+")),
+        image_size=128 if frozen else 32,
+        backbone=arg.backbone,
+        weights=arg.weights,
+        cache=arg.cache,
+        skip_bad=False,
+        split="supervised",
+        held_out="",
+        validation="",
+        fractions=(0.8, 0.0, 0.2),
+        split_seed=0,
+        min_classes=15,
+    )
+    config.task = dict(queries=128, test_queries=100)
+    conv = dict(filters=(32, 64, 64, 64), downsample="stride", pool="flatten", norm="group")
+    config.learners = {
+        "probe": dict(kind="supervised", encoder="identity", encoder_settings=dict(normalize="sqrt_unit")),
+        "network": dict(kind="supervised", encoder="conv", encoder_settings=conv),
+    }
+    config.learner = "probe" if frozen else "network"
+    config.baselines = ()
+    steps = 150 if arg.quick else 2000 if arg.full else 500
+    config.train = dict(
+        steps=steps,
+        batch=1,
+        optimizer="adam",
+        learning_rate=2e-3,
+        warmup=steps // 10,
+        decay="cosine",
+        clip=1.0,
+        weight_decay=0.0,
+        log_every=25,
+        checkpoint_every=max(steps // 2, 1),
+        validate_every=0,
+    )
+    config.evaluate = dict(
+        episodes=10,
+        batch=1,
+        seed=1000,
+        splits=("test",),
+        validation_episodes=0,
+        shot_curve=(),
+        shot_curve_learners=(),
+        shot_curve_episodes=0,
+    )
+    config.replicas = {}
+    config.runs = {}
+    return config
