@@ -40,7 +40,14 @@ def make_pools(datasets: int = 30, classes: int = 20, images: int = 40, width: i
     names = tuple(map(str, range(classes)))
     n = len(labels)
     return [
-        Pool(f"set{i}", f"domain{i}", names, labels, rng.normal(size=(n, width)).astype(np.float32), np.full(n, b""))
+        Pool(
+            f"set{i}",
+            f"domain{i}",
+            names,
+            labels,
+            rng.normal(size=(n, width)).astype(np.float32),
+            np.full(n, b""),
+        )
         for i in range(datasets)
     ]
 
@@ -106,9 +113,7 @@ def torch_reader(pools: list[Pool], workers: int):
     loader = torch.utils.data.DataLoader(TorchEpisodes(pools), batch_size=BATCH, num_workers=workers, **keep)
 
     def run():
-        for batch in loader:
-            pass
-        return batch
+        return [None for _ in loader]
 
     return run
 
@@ -145,10 +150,19 @@ def memory() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *("/usr/bin/env", "python3", "-c", _MEASURED),
-            *(sys.executable, "-m", "metaicl.main", "--config=configs/loo.py", "--run=0", f"--workdir={folder}"),
+            *(
+                sys.executable,
+                "-m",
+                "metaicl.main",
+                "--config=configs/loo.py",
+                "--run=0",
+                f"--workdir={folder}",
+            ),
         ]
         root = pathlib.Path(__file__).parent.parent
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root, env=os.environ)
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, cwd=root, env=os.environ
+        )
     kib = int(re.findall(r"peak_kib=(\d+)", done.stdout)[-1])
     return at_most("default_job_peak_gib", kib / 2**20, TARGET_GIB)
 
@@ -162,7 +176,9 @@ print(f"peak_kib={resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}")
 
 def main() -> None:
     """Measures and prints; the last line is JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="only the line of JSON")
     parser.add_argument("--episodes", action="store_true", help="episodes only")
     options = parser.parse_args()

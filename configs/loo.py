@@ -37,7 +37,13 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.seed = 0
     config.data = data(arg)
     config.task = dict(
-        ways=5, shots=5, queries=5, test_queries=5 if frozen else 10, weighting="uniform", label_noise=0.0, random_slots=True
+        ways=5,
+        shots=5,
+        queries=5,
+        test_queries=5 if frozen else 10,
+        weighting="uniform",
+        label_noise=0.0,
+        random_slots=True,
     )
     trained = frozen_learners(arg) if frozen else pixel_learners()
     untrained = closed_form_grid() if arg.tune else closed_form(frozen)
@@ -211,6 +217,11 @@ def runs(arg: ConfigDict, chosen: list[str], untrained: list[str]) -> dict:
             result[f"{name},learner={learner}" if several else name] = overrides
         if several:
             first, *rest = untrained
-            overrides = {"data.held_out": domain, "learner": first, "baselines": tuple(rest), "train.steps": 0}
+            overrides = {
+                "data.held_out": domain,
+                "learner": first,
+                "baselines": tuple(rest),
+                "train.steps": 0,
+            }
             result[f"{name},closed_form"] = overrides
     return result

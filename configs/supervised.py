@@ -18,7 +18,9 @@ from metaicl.configuration import parse_argument
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    defaults = dict(album="embedded", backbone="none", weights="", datasets="gears+flanges+circuit_parts", cache="")
+    defaults = dict(
+        album="embedded", backbone="none", weights="", datasets="gears+flanges+circuit_parts", cache=""
+    )
     arg = parse_argument(argument, defaults)
     frozen = arg.backbone != "none"
     config = ConfigDict()

@@ -129,7 +129,9 @@ def replicate(sources: list[Source]) -> Source:
         parts = [s.indices(i) for s in sources]
         return {name: np.stack([p[name] for p in parts]) for name in parts[0]}
 
-    return Source(indices, treedef.unflatten(consts), sources[0].build, jax.tree.unflatten(treedef, axes))
+    return Source(
+        indices, jax.tree.unflatten(treedef, consts), sources[0].build, jax.tree.unflatten(treedef, axes)
+    )
 
 
 def limit_shots(support: Examples, shots: Array) -> Examples:
@@ -143,4 +145,4 @@ def limit_shots(support: Examples, shots: Array) -> Examples:
     else:
         same = jnp.ones((support.mask.shape[0],) * 2, bool)
     before = jnp.tril(same, -1) @ support.mask  # [S] real items of the same class in front
-    return support.replace(mask=support.mask * (before < shots))
+    return dataclasses.replace(support, mask=support.mask * (before < shots))

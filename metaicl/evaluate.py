@@ -54,7 +54,7 @@ def evaluate(
         rows = [source.indices(i) for i in padded]
         host_batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         result = run(meta, source.consts, host_batch, np.asarray(padded), np.int32(shots), np.uint32(seed))
-        result = jax.tree.map(lambda a, n=len(chosen): np.asarray(a, np.float64)[:n], result)
+        result = jax.tree.map(lambda a: np.asarray(a, np.float64)[: len(chosen)], result)
         values.append(result["values"])
         for name, column in result["calibration"].items():
             totals[name] = totals.get(name, 0) + column.sum(0)
@@ -69,7 +69,7 @@ def _evaluator(spec: TaskSpec, learner: Learner, build: Callable) -> Callable:
     """The jitted evaluator of a learner; folds with equal settings share one program."""
 
     def one(meta, episode: Episode, key, shots):
-        episode = episode.replace(support=limit_shots(episode.support, shots))
+        episode = Episode(limit_shots(episode.support, shots), episode.query)
         outputs = answer(spec, learner, meta, episode, key)
         return {
             "values": losses.metrics(spec, outputs, episode.query),

@@ -10,8 +10,9 @@ import pathlib
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -65,7 +66,8 @@ def array_digest(arrays: Mapping[str, np.ndarray]) -> str:
 def save_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays as one npz file with their digest, at once."""
     with replacing(path) as file:
-        np.savez(file, **arrays, **{_CHECK: np.array(array_digest(arrays))})
+        columns: dict[str, Any] = {**arrays, _CHECK: np.array(array_digest(arrays))}
+        np.savez(file, **columns)
 
 
 def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
@@ -79,7 +81,7 @@ def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
         fault = "its contents do not match their digest"
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         fault = str(error)
     warnings.warn(f"{path} is damaged ({fault}); it is rebuilt.", DamagedFile, stacklevel=3)
     return None

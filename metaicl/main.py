@@ -45,9 +45,9 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:
         if "--debug" in argv:
             raise
-        error = _unwrapped(error)
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        if not isinstance(error, ValueError | OSError | flags.Error | ArithmeticError):
+        cause = _unwrapped(error)
+        print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
+        if not isinstance(cause, ValueError | OSError | flags.Error | ArithmeticError):
             print("This looks like a defect; --debug shows the traceback.", file=sys.stderr)
         return 1
 

@@ -50,7 +50,7 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
     check_same("arrays", *(np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in local.values()))
     for i, a in local.items():
         leaves[i] = jax.make_array_from_process_local_data(target, a, a.shape)
-    return jax.device_put(treedef.unflatten(leaves), target)
+    return jax.device_put(jax.tree.unflatten(treedef, leaves), target)
 
 
 def check_same(what: str, *parts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -45,7 +46,7 @@ class Batches(Protocol):
 class TrainState:
     """All that training moves. Every leaf but `step` has a leading axis R where there are replicas."""
 
-    step: Array
+    step: Array | np.ndarray
     meta: Meta
     opt_state: PyTree
     best: Meta
@@ -157,6 +158,8 @@ class _Loop:
 
     def run_stage(self, stage: Stage, state: TrainState, history: list[dict], position: dict | None):
         """Trains to the end of `stage`; returns the state and the history with the stage in it."""
+        if stage.steps < 1:
+            raise ValueError(f"Stage {stage.name!r} has {stage.steps} steps; give it at least 1.")
         begin = sum(done["steps"] for done in history)
         if stage.reset_optimizer and int(state.step) == begin:
             state = self._reset_optimizer(state)
@@ -174,7 +177,9 @@ class _Loop:
             meta, opt_state, values = step(
                 state.meta, state.opt_state, consts, batch, keys, np.int32(number - 1)
             )
-            state = state.replace(step=np.asarray(number, np.int32), meta=meta, opt_state=opt_state)
+            state = dataclasses.replace(
+                state, step=np.asarray(number, np.int32), meta=meta, opt_state=opt_state
+            )
             pending.append(values)
             last = number == begin + stage.steps
             state = self._report(stage, state, number, pending, last)
@@ -182,7 +187,8 @@ class _Loop:
                 remembered = (
                     self.hooks.after_stage(stage, self.metas(state)) if self.hooks.after_stage else {}
                 )
-                history = [*history, {"stage": stage.name, "steps": stage.steps, "result": remembered}]
+                done = {"stage": stage.name, "steps": stage.steps, "result": remembered}
+                history = [*history, json.loads(json.dumps(done))]  # as a resumed run reads it
             if self.checkpoints is not None and (last or number % self.schedule.checkpoint_every == 0):
                 where = None if last else batches.get_state()
                 self.checkpoints.save(number, state, {"history": history, "position": where})
@@ -207,7 +213,7 @@ class _Loop:
         if not s.validate_every and (last or saves):
             # A copy: the next step gives the buffers of meta away.
             best = jax.tree.map(jnp.copy, state.meta)
-            return state.replace(best=best, best_step=jnp.full_like(state.best_step, number))
+            return dataclasses.replace(state, best=best, best_step=jnp.full_like(state.best_step, number))
         return state
 
     def _flush(self, stage, number, pending) -> None:
@@ -245,6 +251,7 @@ class _Loop:
 
     def _validate(self, stage, state, number) -> TrainState:
         scores = []
+        assert self.hooks.validate is not None
         for r, meta in enumerate(self.metas(state)):
             values = self.hooks.validate(meta, r)
             scores.append(values["score"])
@@ -256,7 +263,7 @@ class _Loop:
 
     def _reset_optimizer(self, state):
         init = jax.vmap(self.optimizer.init) if self.replicas else self.optimizer.init
-        return state.replace(opt_state=jax.jit(init)(state.meta.params))
+        return dataclasses.replace(state, opt_state=jax.jit(init)(state.meta.params))
 
 
 def init_state(
@@ -306,7 +313,7 @@ def _frozen(source: Source, replicas) -> tuple | None:
     if replicas is None:
         return None
     treedef = jax.tree.structure(source.consts)
-    return treedef, tuple(treedef.flatten_up_to(source.const_axes))
+    return treedef, tuple(jax.tree.leaves(source.const_axes, is_leaf=lambda axis: axis is None))
 
 
 def _keys(seeds: Sequence[int], replicas) -> tuple[Array, Array]:
@@ -329,7 +336,8 @@ def _keep_best(state: TrainState, scores: Array) -> TrainState:
     def choose(new, old):
         return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)
 
-    return state.replace(
+    return dataclasses.replace(
+        state,
         best=jax.tree.map(choose, state.meta, state.best),
         best_score=choose(scores, state.best_score),
         best_step=choose(jnp.broadcast_to(state.step, better.shape), state.best_step),

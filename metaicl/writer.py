@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
@@ -29,7 +30,9 @@ class Writer:
         """Opens nothing yet. `total` is the number of steps, if known; `title` stands before the bar."""
         self._directory = None if directory is None else pathlib.Path(directory)
         self._total, self._title, self._quiet = total, title, quiet or directory is None
-        self._bar, self._lines, self._events = None, None, None
+        self._bar: Any = None
+        self._lines: Any = None
+        self._events: Any = None
 
     def resume_at(self, step: int) -> None:
         """Drops log lines later than `step` (0: all of them) and opens the log behind them."""

@@ -26,7 +26,7 @@ def linear_functions(
     """
     build = _linear_build(dimensions, points, queries)
     consts = {"seed": np.uint32(seed), "noise": np.float32(noise)}
-    return Source(lambda i: {"index": np.int32(i)}, consts, build)
+    return Source(lambda i: {"index": np.asarray(i, np.int32)}, consts, build)
 
 
 @functools.lru_cache

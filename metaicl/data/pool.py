@@ -33,7 +33,7 @@ class Pool:
     x: Any
     digests: np.ndarray
     phashes: np.ndarray | None = None
-    rows: np.ndarray = dataclasses.field(default=None)  # type: ignore[assignment]
+    rows: np.ndarray = dataclasses.field(default=None)  # type: ignore[assignment, arg-type]
 
     def __post_init__(self):
         """Checks that every attribute speaks of the same n items."""

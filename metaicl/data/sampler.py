@@ -76,7 +76,7 @@ def episodes(
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise is {label_noise}; it is a share between 0 and 1.")
     tables = [_Table.of(store, pool, number) for number, pool in enumerate(pools)]
-    for table, pool in zip(tables, pools, strict=True):
+    for pool in pools:
         _check_size(pool, way_span[1], shot_span[1] + queries)
     chances = np.cumsum(_weights(pools, weighting))
     draw = _Draw(way_span, shot_span, queries, label_noise, random_slots)
@@ -113,7 +113,7 @@ def labelled_items(
             "query_y": labels[chosen],
             "query_mask": np.ones(items, np.float32),
         }
-        return support | query | {"dataset": np.int32(-1), "classes": nothing}
+        return support | query | {"dataset": np.asarray(-1, np.int32), "classes": nothing}
 
     return Source(indices, store.consts, gather)
 
@@ -164,7 +164,7 @@ class _Draw(NamedTuple):
         query = _padded("query", rows[:, k:].reshape(-1), query_y, self.ways[1] * self.queries)
         classes = np.full(self.ways[1], -1, np.int32)
         classes[:n] = chosen
-        return support | query | {"dataset": np.int32(table.number), "classes": classes}
+        return support | query | {"dataset": np.asarray(table.number, np.int32), "classes": classes}
 
 
 def _padded(part: str, rows: np.ndarray, y: np.ndarray, length: int) -> dict[str, np.ndarray]:

@@ -273,7 +273,8 @@ class _Progress:
     """A progress bar that takes what is being done, how much is done and how much there is."""
 
     def __init__(self, unit: str):
-        self._unit, self._bar, self._what = unit, None, None
+        self._unit, self._what = unit, ""
+        self._bar: Any = None
 
     def __enter__(self):
         return self

@@ -93,8 +93,9 @@ def inner_loop(
             return (optax.apply_updates(fast, updates), opt_state), None
 
         rows_key, steps_key = jax.random.split(key)
-        whole = batch_size is None or support.mask.shape[0] == 0
-        rows = None if whole else cycling_rows(rows_key, support.mask, batch_size, steps)
+        rows = None
+        if batch_size is not None and support.mask.shape[0]:
+            rows = cycling_rows(rows_key, support.mask, batch_size, steps)
         xs = (rows, jax.random.split(steps_key, steps))
         body = jax.checkpoint(step) if remat else step
         (fast, opt_state), _ = jax.lax.scan(body, (fast, opt_state), xs, length=steps)
@@ -189,7 +190,7 @@ def _part_floats(tree: PyTree) -> tuple[list, list, Callable[[list, list], Any]]
 
     def merge(floats, others):
         f, o = iter(floats), iter(others)
-        return treedef.unflatten([next(f) if is_float else next(o) for is_float in floating])
+        return jax.tree.unflatten(treedef, [next(f) if is_float else next(o) for is_float in floating])
 
     floats = [leaf for leaf, is_float in zip(leaves, floating, strict=True) if is_float]
     others = [leaf for leaf, is_float in zip(leaves, floating, strict=True) if not is_float]

@@ -139,7 +139,7 @@ def conv(
     return _network(module, (2, *x_shape), apply, spec.shape[-1], independent=norm != "batch", masked=True)
 
 
-ENCODERS = {"identity": identity, "mlp": mlp, "conv": conv}
+ENCODERS: dict[str, Callable[..., Network]] = {"identity": identity, "mlp": mlp, "conv": conv}
 
 
 def flat(x: jax.Array) -> jax.Array:

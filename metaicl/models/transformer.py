@@ -120,7 +120,7 @@ class _Block(nn.Module):
 
     def extend(self, x, cache, visible):
         q, k, v = self._heads(x)
-        return self._finish(x, attention_to_context_and_self(q, k, v, *cache, visible))
+        return self._finish(x, attention_to_context_and_self(q, k, v, cache[0], cache[1], visible))
 
 
 class _Encoder(nn.Module):
