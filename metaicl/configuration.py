@@ -75,7 +75,7 @@ def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     """A copy with some values replaced: `{"data.held_out": "plants"}` or `{"data": {"held_out": "plants"}}`.
 
     Raises:
-      ConfigError: for a key that the config does not have, naming the nearest.
+      ConfigError: for a key that the config does not have, naming the nearest, or a value of another type.
     """
     result = copy.deepcopy(config)
     known = dict(leaves(config))
@@ -86,7 +86,11 @@ def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
             node = node.get(parent) if isinstance(node, ConfigDict) else None
         if not isinstance(node, ConfigDict) or last not in node:
             raise ConfigError(_unknown("config key", key, known))
-        node[last] = value
+        try:
+            node[last] = value
+        except TypeError as error:
+            kind = type(node[last]).__name__
+            raise ConfigError(f"{key}={value!r} is not of the type {kind} that {key!r} has.") from error
     return result
 
 

@@ -108,7 +108,13 @@ def _join() -> None:
 def run() -> None:
     """Entry point of the command line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.exit(main(sys.argv))
+    status = main(sys.argv)
+    jax = sys.modules.get("jax")
+    if status and jax is not None and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # an orderly exit would wait for the other processes, which wait for this one
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def colour_backbone(traces: list | None = None) -> squeezenet.Backbone:
     def apply(params, x):
         if traces is not None:
             traces.append(x.shape)
-        return x.astype(np.float32).mean(axis=(1, 2)) * params["w"]
+        return x.astype(np.float32).mean(axis=(1, 2)) * params["w"][None]
 
     return squeezenet.Backbone(lambda key: {"w": np.ones(3, np.float32)}, apply, 3, "none-v1")
 

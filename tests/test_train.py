@@ -82,10 +82,8 @@ def one_stage(steps: int, source: Source | None = None, **settings) -> list[Stag
 # Devices
 
 
-def pmapped(learner, optimizer, source, seed, steps, devices):
+def pmapped(learner, meta, optimizer, source, steps, devices):
     """The same training written with `jax.pmap`: every device takes its episodes, gradients are averaged."""
-    init_key, _ = jax.random.split(jax.random.key(seed))
-    meta = learner.init(init_key)
     opt_state = optimizer.init(meta.params)
 
     def step(meta, opt_state, batch):
@@ -105,18 +103,25 @@ def pmapped(learner, optimizer, source, seed, steps, devices):
     return meta
 
 
-@pytest.mark.parametrize("kind", LEARNERS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "prototypes",
+        pytest.param("in_context", marks=pytest.mark.slow),
+        pytest.param("maml", marks=pytest.mark.slow),
+    ],
+)
 def test_any_number_of_devices_and_pmap_take_the_same_steps(kind, devices):
     learner, source, steps = LEARNERS[kind], source_of(3), 3
     alone, spread = (
         fit(learner, one_stage(steps, source), devices=part, seeds=[5]) for part in (devices[:1], devices)
     )
     assert {leaf.sharding.num_devices for leaf in jax.tree.leaves(spread.meta)} == {len(devices)}
-    start = learner.init(jax.random.split(jax.random.key(5))[0])
+    start = jax.jit(learner.init)(jax.random.split(jax.random.key(5))[0])
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), alone.meta.params, start.params)
     assert max(jax.tree.leaves(moved)) > 1e-3
     leaves_close(alone.meta, spread.meta, rtol=1e-4, atol=1e-6)
-    again = pmapped(learner, optax.sgd(0.1), source, 5, steps, devices)
+    again = pmapped(learner, start, optax.sgd(0.1), source, steps, devices)
     leaves_close(alone.meta, again, rtol=1e-4, atol=1e-6)
 
 
@@ -138,7 +143,7 @@ def test_a_serial_learner_is_refused_on_several_devices(devices):
 
 def test_a_replica_is_what_it_is_alone(devices):
     """Also its clipping, which a stacked norm would share, and its best step."""
-    learner = LEARNERS["maml"]
+    learner = LEARNERS["prototypes"]
     optimizer = optax.chain(optax.clip_by_global_norm(0.05), optax.adam(0.01))
     seeds, names = [4, 9, 4], ["a", "b", "c"]
     scores = [[0.1, 0.5, 0.3], [0.3, 0.2, 0.1], [0.1, 0.2, 0.3]]

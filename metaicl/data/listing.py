@@ -196,7 +196,7 @@ def list_dataset(path: str | os.PathLike, skip_bad: bool = False) -> Listing:
       FileNotFoundError: if the folder, its labels.csv, its images/ or a listed image is missing.
       ValueError: if labels.csv or info.json cannot be understood.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = Path(os.path.expandvars(path)).expanduser().resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Give the folder of a data set.")
     kind = kind_of(folder)

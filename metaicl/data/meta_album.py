@@ -171,7 +171,7 @@ def _choose(album: Path, folders: list[Path], datasets: Sequence[str] | None) ->
 
 def _album_folders(path: str | os.PathLike) -> list[Path]:
     """The folders of an album's data sets; raises where there is no album or no data set."""
-    folder = Path(path).expanduser().resolve()
+    folder = Path(os.path.expandvars(path)).expanduser().resolve()
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no album at {folder}. Give a folder of data sets (each with labels.csv and images/) "

@@ -37,7 +37,7 @@ def load_safetensors(
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = Path(path).expanduser()
+    path = Path(os.path.expandvars(path)).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}. Give the path of a .safetensors file.")
     try:

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiments from config to report: every config builds, the loop learns, runs are chosen, skipped, shared."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import re
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny import LOO, ROOT, TINY, cache, command_line, flags_of, load_config, tiny_config, write_album  # noqa: F401
+
+from metaicl import sharding
+from metaicl.checkpoint import load_weights
+from metaicl.configuration import ConfigError, leaves, named, overridden
+from metaicl.evaluate import evaluate
+from metaicl.experiment import chosen_runs, make_run, run_experiment
+from metaicl.experiment.runs import _learner, execute, make_optimizer
+from metaicl.models.squeezenet import expected_shapes
+
+RUN = "held_out=cells"
+
+
+def mesh():
+    return sharding.make_mesh(jax.devices()[:1])
+
+
+def records_of(run: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+
+
+def accuracies(run: pathlib.Path, learner: str) -> np.ndarray:
+    chosen = [r for r in records_of(run) if r["learner"] == learner and r["evaluation"] == "main"]
+    return np.concatenate([r["values"]["accuracy"] for r in chosen])
+
+
+# From the command line to the report
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        "prototypes",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("in_context", "maml", "reptile")),
+    ],
+)
+def test_a_command_line_leaves_a_report_behind(learner, tmp_path, cache, capsys):  # noqa: F811
+    workdir = tmp_path / "out"
+    config = f"--config={LOO}:held_out=cells,learner={learner},cache={cache}"
+    own = {"baselines": ("ridge",), "evaluate.shot_curve": (1,), "evaluate.shot_curve_episodes": 3}
+    flags = flags_of(TINY | own)
+    assert command_line(config, *flags, f"--workdir={workdir}") == 0
+    printed = capsys.readouterr()
+    assert learner in printed.out and "ridge" in printed.out and f"[1/1] {RUN}" in printed.err
+    for name in (
+        "results.json",
+        "report.html",
+        "command.txt",
+        f"{RUN}/config.json",
+        f"{RUN}/weights.safetensors",
+    ):
+        assert (workdir / name).stat().st_size, name
+    assert list((workdir / "figures").glob("*.png"))
+    results = json.loads((workdir / "results.json").read_text())
+    rows = {r["learner"]: r for r in results["rows"] if (r["metric"], r["shots"]) == ("accuracy", 2)}
+    assert rows.keys() == {learner, "ridge"}
+    assert rows[learner]["dataset"] == "tissues" and rows[learner]["domain"] == "cells"
+    np.testing.assert_allclose(rows[learner]["mean"], accuracies(workdir / RUN, learner).mean(), rtol=1e-4)
+    told = {(r["learner"], r["evaluation"], r["shots"]): r for r in records_of(workdir / RUN)}
+    assert told.keys() == {
+        (name, *what) for name in (learner, "ridge") for what in (("main", 2), ("shots", 1))
+    }
+    assert told[learner, "main", 2]["trained"] and not told["ridge", "main", 2]["trained"]
+    counts = {"main": TINY["evaluate.episodes"], "shots": 3}
+    assert all(len(r["values"]["accuracy"]) == counts[kind] for (_, kind, _), r in told.items())
+
+
+def test_training_helps(tmp_path, cache):  # noqa: F811
+    """New images of the training classes, which a few filters can learn."""
+    overrides = {
+        "data.split": "within",
+        "data.fractions": (0.5, 0.25, 0.25),
+        "data.embedded.images_per_class": 20,
+        "train.steps": 80,
+        "train.decay": "none",
+        "train.learning_rate": 0.01,
+        "train.checkpoint_every": 80,
+        "train.validate_every": 80,
+        "train.log_every": 20,
+        "evaluate.episodes": 60,
+    }
+    config = tiny_config("held_out=cells,learner=prototypes", cache, overrides)
+    ((name, own),) = chosen_runs(config, None).items()
+    execute(make_run(name, own, tmp_path, mesh()))
+    scores = accuracies(tmp_path, "prototypes")
+    assert len(scores) == 180
+    assert scores.mean() - 5 * scores.std() / len(scores) ** 0.5 > 1 / 3 + 0.1
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log if line["split"] == "train"]
+    assert len(losses) == 4 and losses[-1] < losses[0] - 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["supervised", "linear_functions"])
+def test_other_kinds_of_problems_go_from_config_to_report(kind, tmp_path, cache, capsys):  # noqa: F811
+    overrides = {"train.steps": 3, "train.batch": 2, "train.checkpoint_every": 2, "evaluate.episodes": 4}
+    overrides |= {"train.log_every": 1, "evaluate.batch": 2, "train.warmup": 0}
+    argument = f"datasets=gears+tissues,cache={cache}"
+    if kind == "linear_functions":
+        argument = "dimensions=2,quick"
+        overrides |= {"evaluate.shot_curve": (1, 4), "evaluate.shot_curve_episodes": 4}
+        overrides |= {"train.validate_every": 3, "evaluate.validation_episodes": 4}
+    else:
+        overrides |= {key: value for key, value in TINY.items() if "embedded" in key or "image_size" in key}
+    config = f"--config={ROOT}/configs/{kind}.py:{argument}"
+    assert command_line(config, *flags_of(overrides), f"--workdir={tmp_path}") == 0
+    (records,) = tmp_path.glob("*/records.jsonl")
+    first = json.loads(records.read_text().splitlines()[0])
+    assert first["trained"] and first["step"] == 3
+    assert (tmp_path / "report.html").exists()
+
+
+# Configs
+
+
+def documented(path: pathlib.Path) -> list[str]:
+    """The arguments that the docstring of a config shows, its own name without one included."""
+    spec = importlib.util.spec_from_file_location("documented", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = re.findall(rf"--config=configs/{path.name}(?::(\S+))?(?:\s|$)", module.__doc__)
+    assert "" in found, f"{path.name} does not say how to run it"
+    return found
+
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+ARGUMENTS = [(path, argument) for path in CONFIGS for argument in documented(path)]
+SMALL = {
+    "data.embedded.classes": 5,
+    "data.embedded.images_per_class": 20,
+    "data.image_size": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """A small album and weights of the right shapes, which its images are embedded with."""
+    folder = tmp_path_factory.mktemp("places")
+    album = write_album(folder / "album", images=20, side=32)
+    weights = {name: np.full(shape, 1e-2, np.float32) for name, shape in expected_shapes().items()}
+    save_file(weights, folder / "weights.safetensors")
+    return album, folder / "weights.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("path", "argument"), ARGUMENTS, ids=[f"{path.stem}:{argument}" for path, argument in ARGUMENTS]
+)
+def test_every_config_builds_as_documented(path, argument, places, tmp_path, cache):  # noqa: F811
+    album, weights = places
+    argument = argument.replace("album=PATH", f"album={album}").replace("weights=PATH", f"weights={weights}")
+    argument = argument.replace("datasets=...", "datasets=BRD+FLW")
+    config = load_config(path, argument or None)
+    known = dict(leaves(config))
+    embedded = known.get("data.album") == "embedded"
+    small = {key: value for key, value in SMALL.items() if key in known} | (
+        {"data.cache": str(cache)} if "data.cache" in known else {}
+    )
+    if embedded and config.data.split == "domain":
+        small["data.datasets"] = TINY["data.datasets"]
+    config = overridden(config, small)
+    json.dumps(config.to_dict())
+    runs = chosen_runs(config, None)
+    assert len(runs) == max(len(config.runs), 1)
+    for number, (name, own) in enumerate(runs.items()):
+        assert chosen_runs(config, str(number)) == chosen_runs(config, name) == {name: own}
+        if embedded and own.data.held_out not in ("", "cells", "plants", "machines"):
+            continue
+        run = make_run(name, own, tmp_path / name, mesh())
+        assert run.name == name and not run.finished
+        assert own.learner in own.learners and set(own.baselines) <= set(own.learners)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_replicas_of_a_config_become_replicas_of_a_run(cache, tmp_path):  # noqa: F811
+    config = tiny_config("held_out=cells,learner=prototypes,seeds=3", cache)
+    ((name, own),) = chosen_runs(config, None).items()
+    run = make_run(name, own, tmp_path, mesh())
+    assert run.replica_names == ["seed=0", "seed=1", "seed=2"] and run.seeds == [0, 1, 2]
+    assert len({id(r.problem) for r in run.replicas}) == 1
+
+
+def test_replicas_of_different_shapes_are_refused(cache, tmp_path):  # noqa: F811
+    config = tiny_config("held_out=cells,learner=prototypes", cache)
+    with config.unlocked():
+        config.replicas = named({"two": {"task.ways": 2}, "three": {"task.ways": 3}})
+    ((name, own),) = chosen_runs(config, None).items()
+    with pytest.raises(ConfigError, match="have tasks of different shapes"):
+        make_run(name, own, tmp_path, mesh())
+
+
+# Choosing and skipping runs
+
+
+def done_by(*arguments: str, workdir: pathlib.Path) -> list[str]:
+    """Names of the runs that a command line does (none of them is done)."""
+    with (
+        mock.patch("metaicl.experiment.execute") as each,
+        mock.patch("metaicl.experiment.write_report", return_value=""),
+    ):
+        assert command_line(*arguments, f"--workdir={workdir}") == 0
+    return [call.args[0].name for call in each.call_args_list]
+
+
+def test_runs_are_chosen_by_number_and_name(tmp_path, cache):  # noqa: F811
+    config = f"--config={LOO}:held_out=plants+cells+machines,learner=prototypes,cache={cache}"
+    flags = [config, *flags_of(TINY)]
+    names = [f"held_out={domain}" for domain in ("cells", "machines", "plants")]
+    assert done_by(*flags, workdir=tmp_path) == names
+    assert done_by(*flags, "--run=1", workdir=tmp_path) == names[1:2]
+    assert done_by(*flags, "--run=held_out=plants", workdir=tmp_path) == names[2:]
+
+
+def test_a_run_with_a_number_for_a_name():
+    config = tiny_config("learner=prototypes", pathlib.Path("unused"))
+    with config.unlocked():
+        config.runs = named({"7": {"seed": 7}, "8": {"seed": 8}})
+    assert [c.seed for c in chosen_runs(config, "8").values()] == [8]
+    assert [c.seed for c in chosen_runs(config, "0").values()] == [7]
+    with pytest.raises(ConfigError, match=r"There is no run '9'; the runs are: 0 7, 1 8\."):
+        chosen_runs(config, "9")
+
+
+def test_a_config_without_runs_has_one(cache):  # noqa: F811
+    config = tiny_config("learner=prototypes", cache)
+    with config.unlocked():
+        config.runs = {}
+    assert list(chosen_runs(config, None)) == ["main"]
+
+
+def test_a_run_does_not_depend_on_other_runs_and_learners(cache):  # noqa: F811
+    few = chosen_runs(tiny_config("held_out=cells,learner=prototypes", cache), RUN)
+    config = tiny_config("held_out=cells+plants,learner=prototypes", cache, {"learners.maml.inner_steps": 9})
+    assert chosen_runs(config, RUN) == few
+    assert set(few[RUN].learners) == {"prototypes"} and "runs" not in few[RUN]
+
+
+def test_finished_runs_are_skipped(tmp_path, cache, capsys):  # noqa: F811
+    """And what was recorded is reported again, byte for byte."""
+    config = tiny_config("held_out=cells,learner=prototypes", cache, {"train.steps": 0})
+    one = mesh()
+    with mock.patch.object(sharding, "make_mesh", lambda: one):
+        table = run_experiment(config, tmp_path)
+        before = (tmp_path / RUN / "records.jsonl").read_bytes()
+        results = (tmp_path / "results.json").read_bytes()
+        capsys.readouterr()
+        with mock.patch("metaicl.experiment.execute", side_effect=AssertionError("done again")):
+            assert run_experiment(config, tmp_path) == table
+    assert f"[1/1] {RUN}: finished before" in capsys.readouterr().err
+    assert (tmp_path / RUN / "records.jsonl").read_bytes() == before
+    assert (tmp_path / "results.json").read_bytes() == results
+
+
+# One run
+
+
+def test_what_is_recorded_is_what_the_weights_answer(tmp_path, cache):  # noqa: F811
+    """The best step's, of each replica, and the same whichever batch they are answered in."""
+    config = tiny_config("held_out=cells,learner=prototypes,seeds=2", cache)
+    ((name, own),) = chosen_runs(config, None).items()
+    run = make_run(name, own, tmp_path / name, mesh())
+    execute(run)
+    records = {r["replica"]: r for r in records_of(tmp_path / name)}
+    assert records.keys() == {"seed=0", "seed=1"}
+    assert records["seed=0"]["values"] != records["seed=1"]["values"]
+    for replica in run.replicas:
+        learner = _learner(run, "prototypes", test=True)
+        template = jax.eval_shape(learner.init, jax.random.key(0))
+        meta = load_weights(tmp_path / name / f"weights-{replica.name}.safetensors", template)
+        (held,) = replica.problem.test
+        found = evaluate(replica.problem.spec, learner, meta, held.source, range(6), batch=5)["values"]
+        told = records[replica.name]["values"]
+        np.testing.assert_allclose(found["accuracy"], told["accuracy"], atol=1e-4)
+        np.testing.assert_allclose(found["loss"], told["nll"], rtol=1e-3)
+    first, second = (load_file(path) for path in sorted((tmp_path / name).glob("weights-*.safetensors")))
+    assert any(np.abs(first[key] - second[key]).max() > 1e-3 for key in first)
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("none", [0.0, 0.5, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.0, 0.5, 1.0, 0.8535534, 0.5, 0.1464466]),
+    ],
+)
+def test_the_learning_rate_rises_and_falls_over_the_steps(decay, expected):
+    optimizer = make_optimizer("sgd", 1.0, 6, 2, decay, 0.0, 0.0)
+    params = {"w": np.float32(0)}
+    state, rates = optimizer.init(params), []
+    for _ in range(6):
+        updates, state = optimizer.update({"w": np.float32(-1)}, state, params)
+        rates.append(float(updates["w"]))
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient():
+    optimizer = make_optimizer("sgd", 1.0, 6, 0, "none", 0.5, 0.0)
+    params = {"a": np.float32(0), "b": np.zeros(1, np.float32)}
+    updates, _ = optimizer.update(
+        {"a": np.float32(-3), "b": np.float32([-4])}, optimizer.init(params), params
+    )
+    np.testing.assert_allclose([updates["a"], updates["b"][0]], [0.3, 0.4], rtol=1e-6)
