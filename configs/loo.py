@@ -12,7 +12,8 @@ domain. The validation domain rotates with the held-out one, and is never it.
 
 By default a small convolutional encoder is trained inside the learner, beside every closed-form learner on the
 raw pixels. With a backbone all learners share its frozen features. `tune` trains nothing: it compares settings
-of the closed-form learners on the validation domains; the settings below are what it chose on a real album.
+of the closed-form learners on the validation domains. The settings below are what its run 5 chose on a real
+album (validated on plants, 2 data sets of 60 episodes), for all folds alike.
 `full` is the published length of training, for a GPU or TPU.
 """
 
@@ -172,7 +173,7 @@ def closed_form(frozen: bool) -> dict:
     return entries
 
 
-def whitened(entry: dict, shrinkage: float = 0.3) -> dict:
+def whitened(entry: dict, shrinkage: float = 0.6) -> dict:
     """A closed-form learner behind a whitening that 200 batches of training episodes estimate."""
     return dict(entry, whiten=True, shrinkage=shrinkage, train=dict(steps=200, batch=16, warmup=0))
 

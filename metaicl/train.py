@@ -254,8 +254,10 @@ class _Loop:
         assert self.hooks.validate is not None
         for r, meta in enumerate(self.metas(state)):
             values = self.hooks.validate(meta, r)
-            scores.append(values["score"])
             replica = self.replicas[r] if self.replicas else ""
+            if not np.isfinite(values["score"]):
+                raise NonFinite(self._nonfinite_text("validation score", number, replica))
+            scores.append(values["score"])
             shown = {k: v for k, v in values.items() if k != "score"}
             self.writer.write(number, "validation", shown, replica=replica, stage=stage.name)
         stacked = jnp.asarray(scores if self.replicas else scores[0], jnp.float32)
