@@ -164,6 +164,18 @@ def test_logistic_in_wide_features(rng):
     )
 
 
+def test_logistic_with_nearly_dependent_items(rng):
+    """Almost equal rows make a Gram matrix that rounding leaves with negative eigenvalues."""
+    spec = TaskSpec("classify", (512,), "float32", 4)
+    e = synthetic.episode(rng, spec, 24, 12)
+    x = np.array(e.support.x)
+    position = np.asarray(e.support.y, np.float32)[:, None]
+    x = np.float32(30.0) * position * x[:1] + np.float32(1e-4) * x  # all but on one line
+    e = e.replace(support=e.support.replace(x=x))
+    found = probabilities(run(spec, e, method="logistic"))
+    np.testing.assert_allclose(found, sklearn_logistic(e, 1.0), atol=1e-3)
+
+
 def scatter(examples):
     """Within-class scatter and its degrees of freedom, class by class in NumPy."""
     total, degrees = np.zeros((8, 8)), 0

@@ -180,7 +180,7 @@ def _solve_ridge(state, h, settings):
 def _fit_logistic(h, y, mask, settings):
     """Multinomial logistic regression by damped Newton steps, in D or S coordinates, whichever are fewer.
 
-    The optimal weights are combinations of support items, so with the Cholesky factor F of their Gram matrix
+    The optimal weights are combinations of support items, so with the eigenvectors of their Gram matrix
     the problem has S coordinates instead of D, and the same penalty. (With S > D that matrix is singular.)
     """
     mean = (mask @ h) / jnp.maximum(jnp.sum(mask), 1.0)
@@ -189,12 +189,14 @@ def _fit_logistic(h, y, mask, settings):
     present = present | ~jnp.any(present)
     if h.shape[1] <= len(mask):
         return *newton_logistic(centred, y, mask, present, settings["penalty"]), mean
-    gram = centred @ centred.T
-    jitter = 1e-6 * jnp.maximum(jnp.trace(gram) / jnp.maximum(jnp.sum(mask), 1.0), 1e-6)
-    root = jnp.linalg.cholesky(gram + jitter * jnp.eye(len(mask)))  # [S, S], rows are the items
-    weights, intercept = newton_logistic(root, y, mask, present, settings["penalty"])
-    dual = jax.scipy.linalg.solve_triangular(root.T, weights, lower=False)
-    return centred.T @ dual, intercept, mean
+    # Centred items are linearly dependent: directions without variance, down to rounding, are left out.
+    variance, directions = jnp.linalg.eigh(centred @ centred.T)  # [S], [S, S]
+    kept = variance > 1e-6 * jnp.maximum(jnp.max(variance), 1e-6)
+    deviation = jnp.sqrt(jnp.where(kept, variance, 1.0))
+    coordinates = directions * jnp.where(kept, deviation, 0.0)[None, :]  # [S, S], rows are the items
+    weights, intercept = newton_logistic(coordinates, y, mask, present, settings["penalty"])
+    back = directions * jnp.where(kept, 1.0 / deviation, 0.0)[None, :]
+    return centred.T @ (back @ weights), intercept, mean
 
 
 def _solve_logistic(state, h, settings):
