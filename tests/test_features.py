@@ -11,10 +11,10 @@ from real_data import REAL_DATA, needs_real
 from safetensors.numpy import save_file
 
 from metaicl.data.images import EncodedImages, perceptual_hash
-from metaicl.files import DamagedFile
 from metaicl.data.meta_album import read_dataset
 from metaicl.data.pool import Pool
 from metaicl.features import cache
+from metaicl.files import DamagedFile
 from metaicl.models import squeezenet, weights
 
 # 5-way 5-shot accuracy of nearest centroids on these features at 128 pixels, as noted beside the data
