@@ -191,7 +191,7 @@ def _fit_logistic(h, y, mask, settings):
         return *newton_logistic(centred, y, mask, present, settings["penalty"]), mean
     # Centred items are linearly dependent: directions without variance, down to rounding, are left out.
     variance, directions = jnp.linalg.eigh(centred @ centred.T)  # [S], [S, S]
-    kept = variance > 1e-6 * jnp.maximum(jnp.max(variance), 1e-6)
+    kept = variance > 1e-6 * jnp.max(variance, initial=1e-6)
     deviation = jnp.sqrt(jnp.where(kept, variance, 1.0))
     coordinates = directions * jnp.where(kept, deviation, 0.0)[None, :]  # [S, S], rows are the items
     weights, intercept = newton_logistic(coordinates, y, mask, present, settings["penalty"])
