@@ -4,8 +4,8 @@
 A causal Transformer is trained at every prefix of x1, y1, x2, y2, ... with y = w.x and fresh w, x ~ N(0, I);
 the functions never exist on the host. Beside it, least squares and the mean label.
 
-    python -m metaicl.main --config=configs/linear_functions.py            d = 3, about 4 minutes on two cores
-    python -m metaicl.main --config=configs/linear_functions.py:quick      about 1 minute, still learning
+    python -m metaicl.main --config=configs/linear_functions.py            d = 3, 4,000 steps
+    python -m metaicl.main --config=configs/linear_functions.py:quick      1,000 steps, still learning
     python -m metaicl.main --config=configs/linear_functions.py:dimensions=20,full    the published size
 
 Expected: the squared error at 2 d points falls well under 1, the error of answering 0 divided by d; least

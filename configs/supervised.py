@@ -4,7 +4,7 @@
 Every class is in training and in test, its images are shared out 80 to 20. The support set is empty. How well
 a domain is learned this way is the usual measure of how hard it is.
 
-    python -m metaicl.main --config=configs/supervised.py                         machines, about a minute
+    python -m metaicl.main --config=configs/supervised.py                         the machines of the embedded album
     python -m metaicl.main --config=configs/supervised.py:datasets=gears+flanges,quick
     python -m metaicl.main --config=configs/supervised.py:album=PATH,backbone=squeezenet,weights=PATH,datasets=...
 
