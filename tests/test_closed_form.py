@@ -165,7 +165,7 @@ def test_logistic_in_wide_features(rng):
 
 
 def test_logistic_with_nearly_dependent_items(rng):
-    """Almost equal rows make a Gram matrix that rounding leaves with negative eigenvalues."""
+    """All but a 1e-4 share of the variance on one line: the Gram matrix is singular up to rounding."""
     spec = TaskSpec("classify", (512,), "float32", 4)
     e = synthetic.episode(rng, spec, 24, 12)
     x = np.array(e.support.x)
