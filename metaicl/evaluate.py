@@ -64,6 +64,33 @@ def evaluate(
     return {"values": joined, "calibration": totals}
 
 
+def answers(
+    spec: TaskSpec, learner: Learner, meta: Meta, source: Source, episodes: Sequence[int], *, seed: int = 0
+) -> tuple[Episode, np.ndarray]:
+    """The given episodes themselves and the answers to their queries, `[B, Q, N]`, as `evaluate` sees them."""
+    rows = [source.indices(i) for i in episodes]
+    host_batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    run = _answerer(spec, learner, source.build)
+    return jax.device_get(run(meta, source.consts, host_batch, np.asarray(episodes), np.uint32(seed)))
+
+
+@functools.lru_cache(maxsize=64)
+def _answerer(spec: TaskSpec, learner: Learner, build: Callable) -> Callable:
+    @jax.jit
+    def run(meta, consts, host_batch, indices, seed):
+        episodes, keys = _built(build, consts, host_batch, indices, seed)
+        return episodes, jax.vmap(lambda e, k: answer(spec, learner, meta, e, k))(episodes, keys)
+
+    return run
+
+
+def _built(build, consts, host_batch, indices, seed):
+    """The episodes, and for each the key of the learner's own randomness."""
+    root = jax.random.key(seed)
+    episodes, _ = build(consts, host_batch, jax.random.fold_in(root, indices[0]))
+    return episodes, jax.vmap(lambda i: jax.random.fold_in(root, i))(indices)
+
+
 @functools.lru_cache(maxsize=64)
 def _evaluator(spec: TaskSpec, learner: Learner, build: Callable) -> Callable:
     """The jitted evaluator of a learner; folds with equal settings share one program."""
@@ -78,9 +105,7 @@ def _evaluator(spec: TaskSpec, learner: Learner, build: Callable) -> Callable:
 
     @jax.jit
     def run(meta, consts, host_batch, indices, shots, seed):
-        root = jax.random.key(seed)
-        episodes, _ = build(consts, host_batch, jax.random.fold_in(root, indices[0]))
-        keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(indices)
+        episodes, keys = _built(build, consts, host_batch, indices, seed)
         return jax.vmap(one, in_axes=(None, 0, 0, None))(meta, episodes, keys, shots)
 
     return run

@@ -22,6 +22,8 @@ from metaicl.episode import Array, PyTree, Source, Stage
 from metaicl.learners.base import Learner, Meta
 from metaicl.writer import Writer
 
+FAILURE = ("failed_task", "failed_step")  # metrics that say where a step failed, and are not logged
+
 NextStage = Callable[[list[dict]], Stage | None]
 
 
@@ -227,8 +229,9 @@ class _Loop:
             bad = np.argwhere(~np.isfinite(table[name]))
             if len(bad):
                 step, replica = number - len(pending) + 1 + bad[0][0], names[bad[0][1]]
-                raise NonFinite(self._nonfinite_text(name, step, replica))
-        means = {k: column.mean(0) for k, column in table.items()}
+                where = {k: int(table[k][tuple(bad[0])]) for k in FAILURE if k in table}
+                raise NonFinite(self._nonfinite_text(name, step, replica, where))
+        means = {k: column.mean(0) for k, column in table.items() if k not in FAILURE}
         for r, replica in enumerate(names):
             values = {k: column[r] for k, column in means.items()}
             self.writer.write(number, "train", values, replica=replica, stage=stage.name)
@@ -236,7 +239,7 @@ class _Loop:
         self.writer.advance(number, **shown)
         pending.clear()
 
-    def _nonfinite_text(self, name, step, replica) -> str:
+    def _nonfinite_text(self, name, step, replica, where: dict[str, int] | None = None) -> str:
         saved = None if self.checkpoints is None else self.checkpoints.latest_step()
         kept = (
             "No checkpoint was written before it"
@@ -244,10 +247,10 @@ class _Loop:
             else f"The checkpoint of step {saved} is kept"
         )
         of = f" of replica {replica!r}" if replica else ""
-        return (
-            f"The {name} is not finite at step {step}{of}. {kept}. "
-            "Lower the learning rate (train.learning_rate) or clip more (train.clip)."
-        )
+        remedy = "Lower the learning rate (train.learning_rate) or clip more (train.clip)"
+        if where and where["failed_step"]:
+            remedy = self.learner.failure.format(task=where["failed_task"], step=where["failed_step"])
+        return f"The {name} is not finite at step {step}{of}. {kept}. {remedy}."
 
     def _validate(self, stage, state, number) -> TrainState:
         scores = []

@@ -37,6 +37,7 @@ TABLE = [
     ("closed_form", "logistic", {"method": "logistic"}, (VECTORS,)),
     ("closed_form", "batch_norm", {"method": "ridge"} | BATCH, (IMAGES,)),
     ("geom", "small", {"label_width": 4, "layers": 1, "heads": 2, "mlp": 16}, (VECTORS, POINTS)),
+    ("implicit_maml", "mlp", {"inner_steps": 3} | MLP, (VECTORS, POINTS)),
     ("in_context", "packed", ATTENTION | {"layers": 2}, (VECTORS, POINTS)),
     ("in_context", "joint", ATTENTION | {"attention": "joint", "fusion": "sum"}, (VECTORS,)),
     ("in_context", "simplex", ATTENTION | {"labels": "simplex", "readout": "matching"}, (VECTORS,)),
@@ -51,7 +52,17 @@ TABLE = [
     ("maml", "mlp", INNER | MLP, (VECTORS, POINTS)),
     ("maml", "first", INNER | MLP | {"order": "first"}, (VECTORS,)),
     ("maml", "anil", INNER | MLP | {"adapted": "head"}, (VECTORS,)),
-    ("maml", "boil", INNER | MLP | {"adapted": "-head"}, (VECTORS,)),
+    ("maml", "boil", INNER | MLP | {"adapted": "body"}, (VECTORS,)),
+    ("maml", "meta_sgd", INNER | MLP | {"rates": "parameter"}, (VECTORS,)),
+    (
+        "maml",
+        "plus",
+        INNER | MLP | {"rates": "layer", "multi_step_until": 4, "first_order_until": 2},
+        (VECTORS,),
+    ),
+    ("maml", "minibatches", INNER | MLP | {"inner_batch": 2, "inner_sampling": "replacement"}, (VECTORS,)),
+    ("maml", "non_transductive", INNER | BATCH | {"batch_norm": "non_transductive"}, (IMAGES,)),
+    ("maml", "support_only", INNER | BATCH | {"batch_norm": "support_only"}, (IMAGES,)),
     ("maml", "adam_remat", INNER | MLP | ADAM | {"remat": True}, (VECTORS,)),
     ("maml", "conv", INNER | GROUP, (IMAGES,)),
     ("maml", "batch_norm", INNER | BATCH, (IMAGES,)),
@@ -60,6 +71,12 @@ TABLE = [
     ("prototypes", "batch_norm", BATCH, (IMAGES,)),
     ("reptile", "carried", INNER | MLP | {"inner_batch": 2}, (VECTORS, POINTS)),
     ("reptile", "fresh", INNER | MLP | {"inner_batch": 4, "moments": "fresh"}, (VECTORS,)),
+    (
+        "reptile",
+        "last",
+        INNER | MLP | {"inner_batch": 2, "moments": "fresh", "direction": "last"},
+        (VECTORS,),
+    ),
     ("reptile", "whole", INNER | MLP | {"inner_batch": None}, (VECTORS,)),
     ("reptile", "batch_norm", INNER | BATCH | {"inner_batch": 4}, (IMAGES,)),
     ("supervised", "mlp", MLP, (VECTORS, POINTS)),
@@ -83,7 +100,13 @@ SLOW = {
     "in_context-joint_relation-classify",
     "in_context-batch_norm-classify",
     "maml-first-classify",
+    "implicit_maml-mlp-regress",
     "maml-boil-classify",
+    "maml-plus-classify",
+    "maml-minibatches-classify",
+    "maml-non_transductive-classify",
+    "maml-support_only-classify",
+    "reptile-last-classify",
     "maml-mlp-regress",
     "closed_form-whiten-classify",
     "maml-adam_remat-classify",
@@ -240,7 +263,8 @@ def test_meta_grad_keeps_structures(case):
     assert described(carry) == described(case.meta.carry)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((grads, carry, values)))
     assert all(value.shape == () for value in values.values())
-    assert set(values) == ({"loss", "accuracy"} if case.spec.kind == "classify" else {"loss"})
+    expected = {"loss", "accuracy"} if case.spec.kind == "classify" else {"loss"}
+    assert set(values) == (expected | {"failed_task", "failed_step"} if case.learner.failure else expected)
 
 
 def test_gradient_moves_every_learner_that_has_parameters(case):
@@ -321,6 +345,9 @@ REFUSED = [
     ("causal", IMAGES, SEQUENCE | BATCH, "encodes every item alone"),
     ("causal", VECTORS, SEQUENCE | {"heads": 3}, "not divisible by 3"),
     ("maml", VECTORS, {"order": "third"}, "Inner order is 'third'"),
+    ("maml", VECTORS, {"rates": "learned"}, "Inner rates is 'learned'"),
+    ("maml", VECTORS, {"inner_batch": 2, "inner_sampling": "random"}, "Inner sampling is 'random'"),
+    ("maml", VECTORS, {"batch_norm": "running"}, "batch_norm is 'running'"),
     ("maml", VECTORS, {"inner_steps": -1}, "0 or more"),
     ("maml", VECTORS, {"inner_optimizer": "adam"}, "eps_root"),
     ("maml", VECTORS, {"inner_optimizer": "lion"}, "Unknown inner optimizer 'lion'"),
@@ -329,6 +356,9 @@ REFUSED = [
     ("maml", VECTORS, {"encoder": "mlp", "encoder_settings": {"hidden": ()}}, "needs a hidden layer"),
     ("maml", IMAGES, {"encoder": "conv", "encoder_settings": {"norm": "layer"}}, "norm is 'layer'"),
     ("reptile", VECTORS, {"moments": "kept"}, "moments is 'kept'"),
+    ("reptile", VECTORS, {"direction": "first"}, "direction is 'first'"),
+    ("reptile", VECTORS, {"tail": "own"}, "tail is 'own'"),
+    ("reptile", VECTORS, {"tail": "separate", "inner_batch": None}, "give inner_batch"),
     ("supervised", VECTORS, {"encoder": "conv"}, "needs images"),
 ]
 
@@ -339,10 +369,19 @@ def test_constructors_refuse(kind, spec, settings, message):
         make_learner(kind, spec, **settings)
 
 
-def test_maml_names_the_subtrees_when_none_is_adapted():
-    learner = make_learner("maml", VECTORS, adapted="tail", **MLP)
+@pytest.mark.parametrize("adapted", ["tail", "head+tail", "encoder/layer_7", "adapters"])
+def test_a_subtree_that_matches_nothing_lists_the_paths(adapted):
+    learner = make_learner("maml", VECTORS, adapted=adapted, **MLP)
+    with pytest.raises(
+        ValueError, match=r"matches nothing.*encoder/layer_0/bias, encoder/layer_0/kernel, head/bias"
+    ):
+        learner.init(jax.random.key(0))
+
+
+def test_an_inner_batch_larger_than_the_support_is_refused():
+    learner = make_learner("reptile", VECTORS, inner_batch=7, **MLP)
     support = synthetic.examples(np.random.default_rng(0), VECTORS, 6)
-    with pytest.raises(ValueError, match="encoder, head"):
+    with pytest.raises(ValueError, match="inner batch of 7 is larger than the support of 6"):
         learner.adapt(learner.init(jax.random.key(0)), support, jax.random.key(0))
 
 

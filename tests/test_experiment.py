@@ -18,9 +18,11 @@ from tiny import LOO, ROOT, TINY, cache, command_line, flags_of, load_config, ti
 from metaicl import sharding
 from metaicl.checkpoint import load_weights
 from metaicl.configuration import ConfigError, leaves, named, overridden
+from metaicl.data import splits
+from metaicl.data.pool import Pool
 from metaicl.evaluate import evaluate
-from metaicl.experiment import chosen_runs, make_run, run_experiment
-from metaicl.experiment.runs import _learner, execute, make_optimizer
+from metaicl.experiment import chosen_runs, make_run, problems, run_experiment
+from metaicl.experiment.runs import execute, make_optimizer
 from metaicl.models.squeezenet import expected_shapes
 
 RUN = "held_out=cells"
@@ -125,6 +127,58 @@ def test_other_kinds_of_problems_go_from_config_to_report(kind, tmp_path, cache,
     assert (tmp_path / "report.html").exists()
 
 
+def test_sinusoids_end_in_a_sweep_and_fits(tmp_path, capsys):
+    """Every learner of one family, far too short: records over the gradient steps, drawn fits, a table."""
+    overrides = {f"learners.{name}.train.steps": 2 for name in ("maml", "reptile")}
+    overrides |= {"evaluate.episodes": 4, "evaluate.batch": 2, "evaluate.fits": 1, "train.batch": 2}
+    overrides |= {f"learners.{name}.sweep.values": (0, 2) for name in ("maml", "reptile")}
+    config = f"--config={ROOT}/configs/sinusoid.py:reptile,learner=maml+reptile"
+    assert command_line(config, *flags_of(overrides), f"--workdir={tmp_path}") == 0
+    for name in ("maml", "reptile"):
+        lines = records_of(tmp_path / f"family=reptile,learner={name}")
+        assert [(r["evaluation"], r.get("value")) for r in lines] == [
+            ("main", None),
+            ("sweep", 0),
+            ("sweep", 2),
+        ]
+        assert [r["setting"] for r in lines[1:]] == ["inner_steps"] * 2
+        fits = json.loads((tmp_path / f"family=reptile,learner={name}" / "fits.json").read_text())
+        assert [(f["value"], len(f["x"]), len(f["support_x"])) for f in fits] == [(0, 50, 10), (2, 50, 10)]
+        assert fits[0]["truth"] == fits[1]["truth"] and fits[0]["fit"] != fits[1]["fit"]
+    drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert {"sweep", "fits_reptile_family"} <= drawn
+    assert "reptile" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert {(r["setting"], r["value"]) for r in rows if r["evaluation"] == "sweep"} == {
+        ("inner_steps", 0),
+        ("inner_steps", 2),
+    }
+
+
+def test_variants_are_rows_of_the_same_training(tmp_path, monkeypatch, capsys):
+    """Both modes of batch norm in the table, from one training."""
+    monkeypatch.setitem(problems._READERS, "omniglot", small_split)
+    overrides = {"train.steps": 1, "train.batch": 2, "evaluate.episodes": 2, "evaluate.batch": 2}
+    overrides |= {"learners.maml.encoder_settings.filters": (4, 4)}
+    config = f"--config={ROOT}/configs/omniglot.py:5w1s,learner=maml"
+    assert command_line(config, *flags_of(overrides), f"--workdir={tmp_path}") == 0
+    lines = records_of(tmp_path / "5w1s,learner=maml")
+    assert [r["learner"] for r in lines] == ["maml", "maml non_transductive"]
+    assert [r["shots"] for r in lines] == [1, 1]
+    assert "maml non transductive" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_the_episodes_is_said_before_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(problems._READERS, "omniglot", small_split)
+    config = load_config(ROOT / "configs" / "omniglot.py", "5w1s,learner=reptile")
+    config = overridden(config, {"learners.reptile.inner_batch": 60})
+    ((name, own),) = chosen_runs(config, None).items()
+    with pytest.raises(
+        ConfigError, match=r"'reptile' of the config.* inner batch of 60 is larger than the support"
+    ):
+        make_run(name, own, tmp_path / name, mesh())
+
+
 # Configs
 
 
@@ -157,10 +211,26 @@ def places(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     return album, folder / "weights.safetensors"
 
 
+def small_split(data, progress) -> splits.Split:
+    """Stands for what a reader of published splits returns: 25 classes of 20 images in every part."""
+    del progress
+    shape = (25 * 20, data.image_size, data.image_size, 1 if data.reader == "omniglot" else 3)
+    names, labels = tuple(f"c{i:02}" for i in range(25)), np.repeat(np.arange(25, dtype=np.int32), 20)
+    parts = [
+        Pool(
+            data.reader, "all", names, labels, np.zeros(shape, np.uint8), np.full(500, b"0", "S64"), None, at
+        )
+        for at in np.arange(1500).reshape(3, 500)
+    ]
+    return splits.Split(*([part] for part in parts))
+
+
 @pytest.mark.parametrize(
     ("path", "argument"), ARGUMENTS, ids=[f"{path.stem}:{argument}" for path, argument in ARGUMENTS]
 )
-def test_every_config_builds_as_documented(path, argument, places, tmp_path, cache):  # noqa: F811
+def test_every_config_builds_as_documented(path, argument, places, tmp_path, cache, monkeypatch):  # noqa: F811
+    for reader in problems._READERS:
+        monkeypatch.setitem(problems._READERS, reader, small_split)
     album, weights = places
     argument = argument.replace("album=PATH", f"album={album}").replace("weights=PATH", f"weights={weights}")
     argument = argument.replace("datasets=...", "datasets=BRD+FLW")
@@ -278,7 +348,7 @@ def test_what_is_recorded_is_what_the_weights_answer(tmp_path, cache):  # noqa: 
     assert records.keys() == {"seed=0", "seed=1"}
     assert records["seed=0"]["values"] != records["seed=1"]["values"]
     for replica in run.replicas:
-        learner = _learner(run, "prototypes", test=True)
+        learner = run.learner("prototypes", {})
         template = jax.eval_shape(learner.init, jax.random.key(0))
         meta = load_weights(tmp_path / name / f"weights-{replica.name}.safetensors", template)
         (held,) = replica.problem.test

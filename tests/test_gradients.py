@@ -13,7 +13,8 @@ import torch
 from metaicl import losses
 from metaicl.episode import Examples, TaskSpec
 from metaicl.learners import Meta, make_learner
-from metaicl.learners.inner import inner_loop, split
+from metaicl.learners.inner import inner_loop
+from metaicl.learners.subtree import split
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -139,13 +140,13 @@ def test_first_order_is_its_definition_and_not_the_derivative():
     params, batch = parameters(learner), episodes(spec)
 
     def query_loss(fast, e):
-        outputs = learner.predict(Meta(params), fast, e.query.x, e.query.mask)
+        outputs = learner.predict(Meta(params), (fast, ()), e.query.x, e.query.mask)
         return losses.mean_loss(spec, losses.mask_absent(spec, outputs, e.support), e.query)
 
     @jax.jit
     @jax.vmap
     def per_episode(e):
-        fast = learner.adapt(Meta(params), e.support, jax.random.key(0))
+        fast, _ = learner.adapt(Meta(params), e.support, jax.random.key(0))
         return jax.grad(query_loss)(fast, e)
 
     definition = jax.tree.map(lambda a: a.mean(0), per_episode(batch))
@@ -166,10 +167,10 @@ def test_quadratic_closed_form(order, exact, steps):
     quadratic = lambda w, a, b: 0.5 * w @ a @ w - b @ w
     # The support carries the problem, for the inner loss may close over nothing.
     support = Examples(jnp.asarray(a), jnp.asarray(b), jnp.ones(4))
-    loss = lambda params, examples, key: quadratic(params["w"], examples.x, examples.y)
+    loss = lambda params, examples, key, shown: quadratic(params["w"], examples.x, examples.y)
 
     def after(w):
-        adapted, _ = inner.run(loss, {"w": w}, support, jax.random.key(0))
+        adapted = inner.run(loss, {"w": w}, support, jax.random.key(0)).params
         return quadratic(adapted["w"], a, b)
 
     adapted = w
@@ -237,7 +238,7 @@ def test_adapted_subtrees_move_and_frozen_ones_do_not():
         spec, learner = make("mlp", adapted=adapted)
         params = parameters(learner)
         support = jax.tree.map(lambda a: a[0], episodes(spec)).support
-        fast = learner.adapt(Meta(params), support, jax.random.key(0))
+        fast, _ = learner.adapt(Meta(params), support, jax.random.key(0))
         moved = {name for name in params if synthetic.distance(fast[name], params[name]) > 1e-6}
         assert moved == moves
         assert set(split(params, adapted)[0]) == moves

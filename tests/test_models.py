@@ -52,6 +52,36 @@ def test_halving_is_max_pool(rng, size):
     np.testing.assert_array_equal(halved_by_max(x), nn.max_pool(x, (2, 2), (2, 2)))
 
 
+@pytest.mark.parametrize("size", [*SIZES, (2, 9)])
+def test_halving_with_borders_is_same_padding(rng, size):
+    x = normal(rng, 2, *size, 3)
+    expected = nn.max_pool(x, (2, 2), (2, 2), padding="SAME")
+    if min(size) == 1:
+        expected = nn.max_pool(x, (2, 2), (2, 2), padding=((0, size[0] % 2), (0, size[1] % 2)))
+    np.testing.assert_array_equal(halved_by_max(x, keep_border=True), expected)
+
+
+def test_adapters_start_as_nothing(rng):
+    images = jnp.asarray(rng.integers(0, 256, (3, 8, 8, 1)), jnp.uint8)
+    plain, adapted = (make_encoder("conv", (8, 8, 1), filters=(4, 4), adapters=on) for on in (False, True))
+    params = adapted.init(jax.random.key(0))
+    weights = {name: leaf for name, leaf in params.items() if not name.startswith("adapter")}
+    assert len(params) == len(weights) + 2
+    mask = jnp.ones(3)
+    np.testing.assert_array_equal(adapted.apply(params, images, mask), plain.apply(weights, images, mask))
+    params["adapter_1"] = params["adapter_1"] + 0.1
+    assert np.abs(adapted.apply(params, images, mask) - plain.apply(weights, images, mask)).max() > 1e-3
+
+
+def test_pixels_are_scaled_as_asked(rng):
+    images = rng.integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+    for pixels, scaled in (("symmetric", images / 127.5 - 1), ("unit", images / 255)):
+        net = make_encoder("conv", (8, 8, 1), filters=(4,), norm="none", pixels=pixels)
+        params, mask = net.init(jax.random.key(0)), jnp.ones(3)
+        expected = net.apply(params, jnp.asarray(scaled, jnp.float32), mask)
+        np.testing.assert_allclose(net.apply(params, jnp.asarray(images), mask), expected, atol=1e-6)
+
+
 def test_halving_leaves_a_line_alone(rng):
     x = normal(rng, 2, 1, 5, 3)
     assert halved_by_max(x) is x

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metaicl import report
-from metaicl.report import figures, reading, statistics, tables
+from metaicl.report import reading, statistics, style, tables
 
 DOMAINS = {
     "insects": ["beetles", "bees", "moths"],
@@ -322,7 +322,7 @@ def test_settings_make_tables_of_their_own():
     (group,) = reading.headline_groups(records)
     assert group.title == "accuracy, 2 to 5-way 5-shot, test"
     # Chance is averaged as accuracy is: here over two data sets of one domain.
-    assert figures.chance_level(group.records) == pytest.approx((1 / 5 + 1 / 2) / 2)
+    assert style.chance_level(group.records) == pytest.approx((1 / 5 + 1 / 2) / 2)
 
 
 def test_the_table_names_how_data_sets_were_split():

@@ -12,7 +12,7 @@ import synthetic
 from metaicl import losses
 from metaicl.episode import TaskSpec
 from metaicl.learners import Meta, make_learner
-from metaicl.learners.inner import cycling_rows
+from metaicl.learners.inner import cycling_rows, replacement_rows
 
 SPEC = TaskSpec("classify", (5,), "float64", 3)
 NETWORK = {"encoder": "mlp", "encoder_settings": {"hidden": (6,), "activation": "tanh"}, "dtype": "float64"}
@@ -103,7 +103,7 @@ def test_is_the_definition(x64, moments):
         adam = carry[0]
         assert int(adam.count) == 12
         synthetic.leaves_close(adam.nu, nu, rtol=1e-8, atol=1e-16)
-    assert set(values) == {"loss", "accuracy"}
+    assert set(values) == {"loss", "accuracy", "failed_task", "failed_step"}
 
 
 def test_moments_go_on_from_step_to_step_and_into_evaluation(x64):
@@ -120,7 +120,7 @@ def test_moments_go_on_from_step_to_step_and_into_evaluation(x64):
     synthetic.leaves_close(carry, last_carry, rtol=1e-9)
     # Adapting after training starts from the carried moments.
     support = jax.tree.map(lambda a: a[1], both.support)
-    adapted = jax.jit(learner.adapt)(Meta(meta.params, first_carry), support, KEY)
+    adapted, _ = jax.jit(learner.adapt)(Meta(meta.params, first_carry), support, KEY)
     synthetic.leaves_close(jax.tree.map(jnp.subtract, meta.params, adapted), second, rtol=1e-9, atol=1e-14)
 
 
@@ -133,7 +133,7 @@ def test_batched_mode_is_the_mean_of_separate_runs(x64):
     keys, parts, errors = jax.random.split(KEY, 3), [], []
     for b in range(3):
         e = jax.tree.map(lambda a, b=b: a[b], episodes)
-        adapted = adapt(meta, e.support, keys[b])
+        adapted, _ = adapt(meta, e.support, keys[b])
         parts.append(jax.tree.map(jnp.subtract, meta.params, adapted))
         outputs = forward(jax.tree.map(np.asarray, adapted), np.asarray(e.query.x))[1]
         errors.append(losses.mean_loss(SPEC, jnp.asarray(outputs), e.query))
@@ -159,3 +159,68 @@ def test_minibatches_do_not_depend_on_padding():
 def test_a_minibatch_larger_than_the_set_repeats_it():
     rows = np.asarray(cycling_rows(KEY, np.ones(2, np.float32), 6, 1))
     np.testing.assert_array_equal(np.bincount(rows[0]), [3, 3])
+
+
+SGD = {"inner_optimizer": "sgd", "inner_lr": 0.3, "moments": "fresh"}
+
+
+def sgd_path(params, x, y, rows, rate=0.3):
+    """Weights after every step of SGD on the given rows, by hand; the first are those it starts from."""
+    path = [jax.tree.map(np.asarray, params)]
+    for chosen in rows:
+        grads = backward(path[-1], x[chosen], y[chosen])
+        path.append(jax.tree.map(lambda w, g: w - rate * g, path[-1], grads))
+    return path
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_last_direction_is_the_last_step(x64, steps):
+    learner, meta = make(inner_batch=None, inner_steps=steps, direction="last", **SGD)
+    episodes = batch(2)
+    grads, _, _ = jax.jit(learner.meta_grad)(meta, episodes, KEY, 0)
+    differences = []
+    for x, y in zip(np.asarray(episodes.support.x), np.asarray(episodes.support.y), strict=True):
+        path = sgd_path(meta.params, x, y, [slice(None)] * steps)
+        differences.append(jax.tree.map(np.subtract, path[-2], path[-1]))
+    expected = jax.tree.map(lambda *d: np.mean(d, axis=0), *differences)
+    synthetic.leaves_close(grads, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_separate_tail_ends_on_the_queries(x64):
+    """Two steps on the support, the last on the queries: first-order MAML with the queries as its test set."""
+    learner, meta = make(inner_batch=4, inner_steps=3, direction="last", tail="separate", **SGD)
+    episodes = batch(2)
+    grads, _, _ = jax.jit(learner.meta_grad)(meta, episodes, KEY, 0)
+    keys, differences = jax.random.split(KEY, 2), []
+    for b in range(2):
+        e = jax.tree.map(lambda a, b=b: np.asarray(a[b]), episodes)
+        rows = np.asarray(cycling_rows(jax.random.split(keys[b])[0], e.support.mask, 4, 3))[:2]
+        path = sgd_path(meta.params, e.support.x, e.support.y, rows)
+        last = backward(path[-1], e.query.x, e.query.y)
+        differences.append(jax.tree.map(lambda g: 0.3 * g, last))
+    expected = jax.tree.map(lambda *d: np.mean(d, axis=0), *differences)
+    synthetic.leaves_close(grads, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_separate_tail_needs_a_minibatch_of_queries():
+    learner, meta = make(inner_batch=3, inner_steps=3, direction="last", tail="separate", **SGD)
+    with pytest.raises(ValueError, match="as many training queries; an episode has 4"):
+        learner.meta_grad(meta, batch(2), KEY, 0)
+
+
+def test_minibatches_with_replacement_are_fresh_subsets():
+    mask = np.array([1, 0, 1, 1, 0, 1, 1], np.float32)
+    rows = np.asarray(replacement_rows(KEY, mask, 3, 200))
+    assert rows.shape == (200, 3)
+    assert all(len(set(r)) == 3 for r in rows.tolist())
+    counts = np.bincount(rows.reshape(-1), minlength=7)
+    assert counts[1] == counts[4] == 0
+    real = np.flatnonzero(mask)
+    assert np.all(np.abs(counts[real] - 120) < 40)  # 600 places for 5 items
+    plain = np.asarray(replacement_rows(KEY, np.ones(5, np.float32), 3, 200))
+    np.testing.assert_array_equal(rows, real[plain])
+
+
+def test_subsets_of_a_smaller_set_repeat_it():
+    rows = np.asarray(replacement_rows(KEY, np.ones(2, np.float32), 6, 4))
+    assert all(np.array_equal(np.bincount(r), [3, 3]) for r in rows)

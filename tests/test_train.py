@@ -131,7 +131,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(devices):
 
 
 def test_a_serial_learner_is_refused_on_several_devices(devices):
-    settings = dict(encoder="mlp", encoder_settings=dict(hidden=(4,)), inner_steps=2)
+    settings = dict(encoder="mlp", encoder_settings=dict(hidden=(4,)), inner_steps=2, inner_batch=4)
     carried = make_learner("reptile", VECTORS, **settings)
     with pytest.raises(ValueError, match=r"cannot be spread over 2 devices: .*moments='fresh'"):
         fit(carried, one_stage(1), devices=devices[:2])

@@ -99,14 +99,48 @@ def _linear_functions(data, task, evaluation, place) -> Problem:
     )
 
 
+def _sinusoids(data, task, evaluation, place) -> Problem:
+    """Sine curves, tested on curves of another seed, over a grid so that a fit can be drawn."""
+    spec = TaskSpec("regress", (1,), "float32", 1)
+
+    def source(seed, points, queries):
+        ranges = {name: tuple(data[name]) for name in ("amplitude", "phase", "interval")}
+        made = functions.sinusoids(seed=seed, points=points, queries=queries, grid=data.grid, **ranges)
+        return made._replace(consts=place(made.consts))
+
+    def held(seed):
+        drawn = source(seed, task.test_shots, task.test_queries)
+        return TestSet(data.name, "sinusoids", 0, "functions", 1, task.test_shots, task.test_queries, drawn)
+
+    return Problem(
+        spec,
+        lambda seed: source(seed, task.shots, task.queries),
+        [held(evaluation.seed + 1)],
+        [held(evaluation.seed)],
+    )
+
+
 def _album(data, task, evaluation, place) -> Problem:
     """Episodes of an album; `data.split` says what training and test do not share."""
     pools, store = _stored_album(json.dumps(_reading(data)), place)
-    shape = tuple(int(n) for n in store.consts["x"].shape[1:])
     parts, split_by = _split(pools, data, task)
     if data.split == "supervised":
-        return _supervised(store, pools, parts, evaluation, task, shape)
-    ways, shots = _largest(task.ways), _largest(task.shots)
+        return _supervised(store, pools, parts, evaluation, task, _item_shape(store))
+    return _episodic(store, parts, split_by, task, evaluation)
+
+
+def _published(data, task, evaluation, place) -> Problem:
+    """Episodes of a data set that comes with its own parts for training, validation and test."""
+    parts, store = _stored_split(json.dumps(as_json(data)), place)
+    return _episodic(
+        store, parts, {pool.name: "classes" for part in parts for pool in part}, task, evaluation
+    )
+
+
+def _episodic(store, parts, split_by, task, evaluation) -> Problem:
+    """N-way K-shot episodes of the pools of each part."""
+    shape = _item_shape(store)
+    ways, shots = _largest(task.ways), task.get("test_shots", 0) or _largest(task.shots)
     spec = TaskSpec("classify", shape, str(store.consts["x"].dtype), ways)
     drawing = dict(ways=ways, shots=shots, queries=task.test_queries)
 
@@ -133,6 +167,10 @@ def _album(data, task, evaluation, place) -> Problem:
     return Problem(spec, train, validation, [held(pool, evaluation.seed) for pool in parts.test])
 
 
+def _item_shape(store) -> tuple[int, ...]:
+    return tuple(int(n) for n in store.consts["x"].shape[1:])
+
+
 def _supervised(store, pools, parts, evaluation, task, shape) -> Problem:
     """One classifier over all classes of all data sets, tested on images it never saw."""
     firsts = dict(
@@ -156,7 +194,12 @@ def _supervised(store, pools, parts, evaluation, task, shape) -> Problem:
     )
 
 
-_PROBLEMS = {"album": _album, "linear_functions": _linear_functions}
+_PROBLEMS = {
+    "album": _album,
+    "linear_functions": _linear_functions,
+    "published": _published,
+    "sinusoids": _sinusoids,
+}
 
 
 def _split(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, str]]:
@@ -210,6 +253,50 @@ def _stored_album(reading: str, place: Callable) -> tuple[list[Pool], sampler.St
     if data.backbone != "none":
         pools = _features(pools, data)
     return pools, sampler.make_store(pools, place)
+
+
+@functools.lru_cache(maxsize=2)
+def _stored_split(settings: str, place: Callable) -> tuple[splits.Split, sampler.Store]:
+    """Reads a data set with its published split and puts it on the devices, once per process.
+
+    Its parts share one name, and their rows run on from one part to the next.
+    """
+    data = ConfigDict(json.loads(settings))
+    if data.reader not in _READERS:
+        raise ConfigError(f"data.reader is {data.reader!r}; there are {', '.join(_READERS)}.")
+    with _Progress("images") as bar:
+        split = _READERS[data.reader](data, lambda name, done, total: bar(f"reading {name}", done, total))
+    pools = [pool for part in split for pool in part]
+    x = np.concatenate([np.asarray(pool.x) for pool in pools])
+    return split, sampler.Store(place({"x": x}), {pools[0].name: 0})
+
+
+def _omniglot(data, progress) -> splits.Split:
+    from metaicl.data.omniglot import read_omniglot
+
+    settings = dict(split=data.split, image_size=data.image_size, seed=data.split_seed, fetch=data.download)
+    return read_omniglot(data.folder, progress=progress, **settings)
+
+
+def _csv_splits(data, progress) -> splits.Split:
+    from metaicl.data.split_folders import read_csv_splits
+
+    settings = dict(name=data.name, domain=data.domain, image_size=data.image_size, skip_bad=data.skip_bad)
+    return read_csv_splits(data.folder, progress=progress, **settings)
+
+
+def _cifar_fs(data, progress) -> splits.Split:
+    from metaicl.data.split_folders import read_cifar_fs
+
+    settings = dict(image_size=data.image_size, skip_bad=data.skip_bad)
+    return read_cifar_fs(data.folder, progress=progress, **settings)
+
+
+_READERS: dict[str, Callable[..., splits.Split]] = {
+    "omniglot": _omniglot,
+    "csv_splits": _csv_splits,
+    "cifar_fs": _cifar_fs,
+}
 
 
 def cache_folder(configured: str) -> pathlib.Path:

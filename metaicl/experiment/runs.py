@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,21 +15,22 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from metaicl import sharding
 from metaicl.checkpoint import Checkpoints, save_weights
 from metaicl.configuration import ConfigError, as_json, differences, overridden
 from metaicl.data.pipeline import open_batches
-from metaicl.episode import Stage, TaskSpec, replicate
+from metaicl.episode import Episode, Source, Stage, TaskSpec, replicate
 from metaicl.evaluate import evaluate, mean_score
 from metaicl.experiment.problems import Problem, make_problem
+from metaicl.experiment.recording import evaluations, fits, records
 from metaicl.files import write_text
 from metaicl.learners import Learner, Meta, make_learner
 from metaicl.train import Hooks, Schedule, TrainState, listed, train
 from metaicl.writer import Writer
 
-_NOT_SETTINGS = ("kind", "train", "test")  # keys of a learner's entry that its constructor does not take
+# Keys of a learner's entry that its constructor does not take.
+_NOT_SETTINGS = ("kind", "train", "test", "variants", "sweep")
 
 
 class Replica(NamedTuple):
@@ -73,6 +74,22 @@ class Run:
         """Names of the replicas, or None where the run has none."""
         return [r.name for r in self.replicas] if self.config.replicas else None
 
+    def learner(self, name: str, settings: Mapping[str, Any] | None = None) -> Learner:
+        """The learner called `name` in the config as it trains; or as it is tested, with `settings` on top."""
+        if name not in self.config.learners:
+            raise ConfigError(
+                f"The config has no learner {name!r}; there are {', '.join(self.config.learners)}."
+            )
+        entry = as_json(self.config.learners[name])
+        chosen = {k: v for k, v in entry.items() if k not in _NOT_SETTINGS}
+        if settings is not None:
+            chosen |= entry.get("test", {}) | dict(settings)
+        spec = self.replicas[0].problem.spec
+        try:
+            return _memoised_learner(entry["kind"], spec, json.dumps(chosen, sort_keys=True))
+        except ValueError as error:
+            raise ConfigError(f"Learner {name!r} of the config: {error}") from error
+
 
 def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) -> Run:
     """Builds a run, its problems and its learners, so that what is wrong with them is said at once."""
@@ -87,10 +104,53 @@ def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) ->
         raise ConfigError(f"The replicas of run {name!r} have tasks of different shapes: {specs}.")
     run = Run(name, config, folder, mesh, tuple(replicas))
     for learner in (config.learner, *config.baselines):
-        jax.eval_shape(_learner(run, learner).init, jax.random.key(0))
-        _learner(run, learner, test=True)
+        _try_out(run, learner)
     sharding.check_batch_size(mesh, _training(config, config.learner).batch)
     return run
+
+
+def _try_out(run: Run, name: str) -> None:
+    """Traces, on the shapes of this run, what it will do with a learner; what does not fit is said here."""
+    problem = run.replicas[0].problem
+    meta = jax.eval_shape(run.learner(name).init, jax.random.key(0))
+    t = _training(run.config, name)
+    try:
+        if t.steps and (
+            name == run.config.learner or run.config.learners[name].get("train", {}).get("steps")
+        ):
+            train_shapes = _episode_shapes(problem.train(run.replicas[0].config.seed), t.batch)
+            _traced(run.learner(name).meta_grad, meta, train_shapes)
+        for held in problem.test[:1]:
+            episodes = _episode_shapes(held.source, 1)
+            for evaluation in evaluations(run.config, name, held):
+                _traced(run.learner(name, evaluation.settings).adapt, meta, episodes, of="support")
+    except ValueError as error:
+        raise ConfigError(f"Learner {name!r} of the config: {error}") from error
+
+
+def _episode_shapes(source: Source, batch: int) -> Episode:
+    """Shapes and types of a batch of episodes."""
+    rows = [source.indices(i) for i in range(batch)]
+    host_batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return jax.eval_shape(source.build, source.consts, host_batch, jax.random.key(0))[0]
+
+
+def _traced(function, meta, episodes: Episode, of: str = "") -> None:
+    """Traces `adapt` on a support (`of="support"`, without the axis B) or `meta_grad`, once per shape."""
+    tree = (meta, episodes)
+    leaves, treedef = jax.tree.flatten(tree)
+    _trace_once(function, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves), of)
+
+
+@functools.lru_cache
+def _trace_once(function, treedef, shapes, of) -> None:
+    leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    meta, episodes = jax.tree.unflatten(treedef, leaves)
+    if of == "support":
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), episodes.support)
+        jax.eval_shape(function, meta, one, jax.random.key(0))
+    else:
+        jax.eval_shape(function, meta, episodes, jax.random.key(0), jax.ShapeDtypeStruct((), np.int32))
 
 
 @functools.lru_cache
@@ -104,7 +164,7 @@ def execute(run: Run) -> None:
     check_folder(run)
     if jax.process_index() == 0:
         write_text(run.folder / "config.json", json.dumps(_identity(run), indent=1, sort_keys=True))
-    lines = []
+    lines, curves = [], []
     state = _train_main(run)
     for number, replica in enumerate(run.replicas):
         if state is not None:
@@ -112,12 +172,16 @@ def execute(run: Run) -> None:
             meta = _unstacked(run, state.best, number)
         else:
             step, meta = 0, _initial(run, run.config.learner, replica)
-        lines += _records(run, replica, run.config.learner, meta, step)
+        lines += records(run, replica, run.config.learner, meta, step)
+        curves += fits(run, replica, run.config.learner, meta)
         _save_weights(run, replica, meta)
     for replica in _distinct_problems(run):
         for name in run.config.baselines:
             meta, step = _fit_baseline(run, name, replica)
-            lines += _records(run, replica, name, meta, step)
+            lines += records(run, replica, name, meta, step)
+            curves += fits(run, replica, name, meta)
+    if curves and jax.process_index() == 0:
+        write_text(run.folder / "fits.json", json.dumps(curves))
     if jax.process_index() == 0:
         write_text(run.folder / "records.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
@@ -144,22 +208,6 @@ def _identity(run: Run) -> dict[str, Any]:
 def _training(config: ConfigDict, name: str) -> ConfigDict:
     """The `train` part of the config with the learner's own overrides."""
     return overridden(config.train, config.learners[name].get("train", {}))
-
-
-def _learner(run: Run, name: str, test: bool = False) -> Learner:
-    """The learner called `name` in the config; with its `test` settings if asked for."""
-    if name not in run.config.learners:
-        raise ConfigError(f"The config has no learner {name!r}; there are {', '.join(run.config.learners)}.")
-    entry = as_json(run.config.learners[name])
-    settings = {k: v for k, v in entry.items() if k not in _NOT_SETTINGS}
-    if test:
-        settings |= entry.get("test", {})
-    try:
-        return _memoised_learner(
-            entry["kind"], run.replicas[0].problem.spec, json.dumps(settings, sort_keys=True)
-        )
-    except ValueError as error:
-        raise ConfigError(f"Learner {name!r} of the config: {error}") from error
 
 
 @functools.lru_cache
@@ -214,7 +262,7 @@ def _train_main(run: Run) -> TrainState | None:
     schedule = Schedule(t.batch, t.log_every, t.checkpoint_every, t.validate_every if validates else 0)
     first = jax.process_index() == 0
     return train(
-        _learner(run, run.config.learner),
+        run.learner(run.config.learner),
         listed([Stage("main", source, t.steps)]),
         _optimizer(t),
         seeds=run.seeds,
@@ -234,7 +282,7 @@ def _fit_baseline(run: Run, name: str, replica: Replica) -> tuple[Meta, int]:
         return _initial(run, name, replica), 0
     t = _training(run.config, name)
     state = train(
-        _learner(run, name),
+        run.learner(name),
         listed([Stage("main", replica.problem.train(replica.config.seed), t.steps)]),
         _optimizer(t),
         seeds=[replica.config.seed],
@@ -252,7 +300,7 @@ def _open_batches(source, batch):
 
 
 def _initial(run: Run, name: str, replica: Replica) -> Meta:
-    return jax.jit(_learner(run, name).init)(jax.random.key(replica.config.seed))
+    return jax.jit(run.learner(name).init)(jax.random.key(replica.config.seed))
 
 
 def _unstacked(run: Run, meta: Meta, number: int) -> Meta:
@@ -267,77 +315,13 @@ def _distinct_problems(run: Run) -> list[Replica]:
 def _validate(run: Run, meta: Meta, number: int) -> dict[str, float]:
     """Means over the validation sets of one replica, every set counting the same."""
     replica, e = run.replicas[number], run.config.evaluate
-    learner, spec = _learner(run, run.config.learner, test=True), replica.problem.spec
+    learner, spec = run.learner(run.config.learner, {}), replica.problem.spec
     each = [
         evaluate(spec, learner, meta, held.source, range(e.validation_episodes), batch=e.batch)["values"]
         for held in replica.problem.validation
     ]
     means = [mean_score(spec, values) for values in each]
     return {name: float(np.mean([m[name] for m in means])) for name in means[0]}
-
-
-def _records(run: Run, replica: Replica, name: str, meta: Meta, step: int) -> list[dict[str, Any]]:
-    """The lines of records.jsonl for one learner: the headline episodes, then the shot curve."""
-    e, problem = run.config.evaluate, replica.problem
-    learner, lines = _learner(run, name, test=True), []
-    sets = {"test": problem.test, "validation": problem.validation}
-    curve = [k for k in e.shot_curve if name in e.shot_curve_learners or not e.shot_curve_learners]
-    jobs = [
-        (split, held, kind, shots, count)
-        for split in e.splits
-        for held in sets[split]
-        for kind, shots, count in [("main", held.shots, e.episodes)]
-        + [("shots", k, e.shot_curve_episodes) for k in curve if k <= held.shots]
-    ]
-    total = sum(job[-1] for job in jobs)
-    quiet = jax.process_index() != 0
-    with tqdm(
-        total=total, desc=f"  {name}", unit="episode", leave=False, file=sys.stderr, disable=quiet
-    ) as bar:
-        for split, held, kind, shots, count in jobs:
-            result = evaluate(
-                problem.spec,
-                learner,
-                meta,
-                held.source,
-                range(count),
-                batch=e.batch,
-                shots=shots,
-                progress=bar.update,
-            )
-            trained = step > 0 and bool(jax.tree.leaves(meta.params))
-            head = {
-                "run": run.name,
-                "replica": replica.name,
-                "learner": name,
-                "trained": trained,
-                "dataset": held.dataset,
-                "domain": held.domain,
-                "split": split,
-                "split_by": held.split_by,
-                "evaluation": kind,
-                "ways": held.ways,
-                "shots": shots,
-                "queries": held.queries,
-                "classes": held.classes,
-                "seed": replica.config.seed,
-                "step": step,
-                "episodes": {"seed": e.seed + (split == "validation"), "start": 0, "count": count},
-            }
-            lines.append(head | _rounded(result))
-    return lines
-
-
-def _rounded(result: dict[str, Any]) -> dict[str, Any]:
-    """Per-episode values in the names of the report: losses are `nll` or `mse`."""
-    values = dict(result["values"])
-    values["nll" if "accuracy" in values else "mse"] = values.pop("loss")
-    record: dict[str, Any] = {
-        "values": {k: [float(f"{v:.5g}") for v in column] for k, column in values.items()}
-    }
-    if result["calibration"]:
-        record["calibration"] = {k: [float(f"{v:.6g}") for v in c] for k, c in result["calibration"].items()}
-    return record
 
 
 def _save_weights(run: Run, replica: Replica, meta: Meta) -> None:

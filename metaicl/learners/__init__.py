@@ -11,6 +11,7 @@ from metaicl.episode import TaskSpec
 from metaicl.learners.base import Learner, Meta, answer
 from metaicl.learners.causal import causal
 from metaicl.learners.closed_form import closed_form
+from metaicl.learners.implicit import implicit_maml
 from metaicl.learners.in_context import geom, in_context
 from metaicl.learners.maml import maml
 from metaicl.learners.prototypes import prototypes
@@ -23,6 +24,7 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "causal": causal,
     "closed_form": closed_form,
     "geom": geom,
+    "implicit_maml": implicit_maml,
     "in_context": in_context,
     "maml": maml,
     "prototypes": prototypes,

@@ -39,6 +39,8 @@ class Learner(NamedTuple):
       serial: `meta_grad` carries state from one episode of the batch to the next, so that a batch cannot be
         spread over devices.
       relabelling: answers to permuted labels are permuted answers (no output slot differs from another).
+      failure: what to say when `meta_grad`'s metrics hold a `failed_step` above 0, with `{task}` and `{step}` to
+        fill in from `failed_task` and `failed_step`; empty for learners that report no such thing.
     """
 
     init: Callable[[Array], Meta]
@@ -49,6 +51,7 @@ class Learner(NamedTuple):
     exchangeable: bool = True
     serial: bool = False
     relabelling: bool = False
+    failure: str = ""
 
 
 def answer(spec: TaskSpec, learner: Learner, meta: Meta, episode: Episode, key: Array) -> Array:
@@ -65,7 +68,8 @@ def _answer(spec, adapt, predict, meta, episode, key):
 def episodic_meta_grad(spec: TaskSpec, adapt, predict) -> Callable:
     """The default `meta_grad`: autodiff of the mean query loss over the batch."""
 
-    def episode_loss(params, carry, episode, key):
+    def episode_loss(params, carry, episode, key, step):
+        del step
         outputs = _answer(spec, adapt, predict, Meta(params, carry), episode, key)
         values = losses.metrics(spec, outputs, episode.query)
         return values["loss"], values
@@ -74,26 +78,40 @@ def episodic_meta_grad(spec: TaskSpec, adapt, predict) -> Callable:
 
 
 def batched_meta_grad(episode_loss: Callable) -> Callable:
-    """Autodiff of the batch mean of `episode_loss(params, carry, episode, key) -> (loss, metrics)`.
+    """Autodiff of the batch mean of `episode_loss(params, carry, episode, key, step) -> (loss, metrics)`.
 
     The gradient is taken once, of the mean, not once per episode: a large network's gradient never gets a
     batch axis.
     """
 
     def meta_grad(meta, episodes, key, step):
-        del step
         keys = jax.random.split(key, episodes.query.mask.shape[0])
 
         def batch_loss(params):
-            loss, values = jax.vmap(episode_loss, in_axes=(None, None, 0, 0))(
-                params, meta.carry, episodes, keys
+            loss, values = jax.vmap(episode_loss, in_axes=(None, None, 0, 0, None))(
+                params, meta.carry, episodes, keys, step
             )
-            return jnp.mean(loss), jax.tree.map(jnp.mean, values)
+            return jnp.mean(loss), summary(values)
 
         (_, values), grads = jax.value_and_grad(batch_loss, has_aux=True)(meta.params)
         return grads, meta.carry, values
 
     return meta_grad
+
+
+def summary(values: dict[str, Array]) -> dict[str, Array]:
+    """Metrics of a batch from those of its episodes, `[B]` each: means, and the first task that failed.
+
+    `failed_step [B]`, where there is one, becomes `failed_task` and `failed_step`: the number in the batch of the
+    first task whose inner loop diverged, and at which of its steps; 0 and 0 if none did.
+    """
+    values = dict(values)
+    failed = values.pop("failed_step", None)
+    means = jax.tree.map(jnp.mean, values)
+    if failed is None:
+        return means
+    task = jnp.argmax(failed > 0)
+    return means | {"failed_task": task, "failed_step": failed[task]}
 
 
 def no_meta_grad(spec: TaskSpec, adapt, predict) -> Callable:

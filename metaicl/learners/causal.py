@@ -96,9 +96,9 @@ def causal(
             meta.params, transformer.extend(meta.params["transformer"], tokens, state["cache"], state["real"])
         )
 
-    def episode_loss(params, carry, episode, key):
+    def episode_loss(params, carry, episode, key, step):
         """Loss at every prefix of support and query, one behind the other (equation 2 of the paper)."""
-        del carry, key
+        del carry, key, step
         sequence = jax.tree.map(lambda *parts: jnp.concatenate(parts), episode.support, episode.query)
         outputs, _, _ = context(params, sequence)
         values = losses.metrics(spec, read(params, outputs), sequence)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inner loop: gradient steps on one support set, differentiable to the order that is asked for.
 
-MAML (Finn et al. 2017), its first-order form, ANIL (Raghu et al. 2020), BOIL and Reptile (Nichol et al.
-2018) are settings of this file, not copies of it.
+MAML (Finn et al. 2017), its first-order form, ANIL (Raghu et al. 2020), BOIL (Oh et al. 2021), Meta-SGD (Li et
+al. 2017), the learned rates of MAML++ (Antoniou et al. 2019) and Reptile (Nichol et al. 2018) are settings of
+this file, not copies of it.
 
 Second order, exactly and without keeping the graph of every inner gradient: the gradient of the inner loss
 carries its own derivative rule. With g(w, z) the gradient with respect to the adapted weights w, and z every
@@ -24,24 +25,56 @@ import jax.numpy as jnp
 import optax
 
 from metaicl.episode import Array, Examples, PyTree
+from metaicl.learners.subtree import joined, split
 
 Order = Literal["second", "first", "second_reverse"]
-Loss = Callable[[PyTree, Examples, Array], Array]
+Rates = Literal["fixed", "parameter", "layer"]
+Sampling = Literal["cycling", "replacement"]
+Loss = Callable[[PyTree, Examples, Array, Examples], Array]
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": optax.sgd, "adam": optax.adam}
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "rmsprop": optax.rmsprop,
+}
+
+
+class Adapted(NamedTuple):
+    """What the inner loop leaves.
+
+    Attributes:
+      params: all weights, the adapted ones moved.
+      opt_state: of the inner optimiser.
+      failed: `int32`, the number (from 1) of the first step whose weights were not finite; 0 for none.
+      visits: what `visit` gave after every step, stacked; None without it.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    failed: Array
+    visits: PyTree = None
 
 
 class InnerLoop(NamedTuple):
-    """`steps` of `optimizer` on a support set.
+    """`steps` of an optimiser on a support set.
 
     Attributes:
       init_optimizer: `(params) -> optimiser state` of the adapted subtree.
-      run: `(loss, params, support, key, opt_state=None) -> (params, opt_state)`. The loss, called as
-        `loss(params, examples, key)`, may depend on its arguments alone: it may not close over traced values.
+      init_rates: `(params) -> rates` to be learned beside the weights; `{}` where they are fixed.
+      minibatches: `(key, mask [S]) -> int32 [steps, batch_size]` rows, or None where every step sees all items.
+      run: `(loss, params, examples, key, *, rates={}, opt_state=None, rows=None, visit=None) -> Adapted`. The
+        loss, called as `loss(params, batch, key, shown)` with the items of one step and, in `shown` (whose x is
+        None), the labels of them all, may depend on its arguments alone: it may not close over traced
+        values. `rows` replaces `minibatches`; `visit` is called as `visit(params)` after every step.
+      failure: what to say of a diverged loop, with `{task}` and `{step}` to fill in.
     """
 
     init_optimizer: Callable[[PyTree], PyTree]
-    run: Callable[..., tuple[PyTree, PyTree]]
+    init_rates: Callable[[PyTree], PyTree]
+    minibatches: Callable[[Array, Array], Array | None]
+    run: Callable[..., Adapted]
+    failure: str
 
 
 def inner_loop(
@@ -52,7 +85,9 @@ def inner_loop(
     optimizer_settings: dict | None = None,
     order: Order = "second",
     adapted: str = "all",
+    rates: Rates = "fixed",
     batch_size: int | None = None,
+    sampling: Sampling = "cycling",
     remat: bool = False,
 ) -> InnerLoop:
     """Builds the inner loop.
@@ -62,62 +97,91 @@ def inner_loop(
       learning_rate, optimizer, optimizer_settings: the inner optimiser, a key of `OPTIMIZERS`.
       order: `second` (forward over reverse), `first` (the inner gradient counts as a constant), or
         `second_reverse` (reverse over reverse: the same value, more memory; for derivatives of third order).
-      adapted: `all`, or the name of a top-level subtree of the parameters (`head` is ANIL), or its negation
-        (`-head` is BOIL).
-      batch_size: support items per update, cycling over a reshuffled support; None takes all of it each time.
+      adapted: which weights move, see `subtree.split`: `all`, `head` (ANIL), `body` (BOIL), `adapters`, paths.
+      rates: `fixed`; or learned from `learning_rate` on: `parameter`, one per weight (Meta-SGD), or `layer`,
+        one per array and step (MAML++; steps beyond those trained use the last).
+      batch_size: support items per update; None takes all of them each time.
+      sampling: `cycling` over the reshuffled support, or `replacement`: a fresh random subset each time.
       remat: recompute each inner step in the backward pass.
 
     Raises:
       ValueError: for settings that are unknown or do not fit together.
     """
-    if order not in ("second", "first", "second_reverse"):
-        raise ValueError(f"Inner order is {order!r}; use 'second', 'first' or 'second_reverse'.")
+    for name, value, known in (
+        ("Inner order", order, ("second", "first", "second_reverse")),
+        ("Inner rates", rates, ("fixed", "parameter", "layer")),
+        ("Inner sampling", sampling, ("cycling", "replacement")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; use {', '.join(map(repr, known))}.")
     if steps < 0:
         raise ValueError(f"Inner steps is {steps}; it must be 0 or more.")
-    update_rule = _make_optimizer(optimizer, learning_rate, optimizer_settings or {}, order)
+    learned, by_step = rates != "fixed", rates == "layer"
+    update_rule = _make_optimizer(
+        optimizer, 1.0 if learned else learning_rate, optimizer_settings or {}, order
+    )
 
     def init_optimizer(params):
         return update_rule.init(split(params, adapted)[0])
 
-    def run(loss, params, support, key, opt_state=None):
+    def init_rates(params):
+        fast = split(params, adapted)[0]  # also where nothing is learned: refuses a subtree that is not there
+        if not learned:
+            return {}
+        shape = lambda a: (max(steps, 1),) if by_step else a.shape
+        return jax.tree.map(lambda a: jnp.full(shape(a), learning_rate, a.dtype), fast)
+
+    def minibatches(key, mask):
+        if batch_size is None or not mask.shape[0]:
+            return None
+        if batch_size > mask.shape[0]:
+            raise ValueError(
+                f"The inner batch of {batch_size} is larger than the support of {mask.shape[0]} items: lower "
+                f"inner_batch to at most {mask.shape[0]}, or give more shots."
+            )
+        draw = cycling_rows if sampling == "cycling" else replacement_rows
+        return draw(key, mask, batch_size, steps)
+
+    def run(loss, params, examples, key, *, rates=None, opt_state=None, rows=None, visit=None) -> Adapted:
+        if learned and not rates:
+            raise ValueError("This inner loop has learned rates: hand over those of `init_rates`.")
         fast, frozen = split(params, adapted)
         opt_state = update_rule.init(fast) if opt_state is None else opt_state
-        gradient = _gradient(lambda w, rest: loss(w | rest[0], rest[1], rest[2]), order)
+        gradient = _gradient(lambda w, rest: loss(joined(w, rest[0]), *rest[1:]), order)
+        rows_key, steps_key = jax.random.split(key)
+        rows = minibatches(rows_key, examples.mask) if rows is None else rows
+        shown = examples.replace(x=None)
 
         def step(carry, inputs):
-            fast, opt_state = carry
-            rows, step_key = inputs
-            batch = support if rows is None else jax.tree.map(lambda a: a[rows], support)
-            grads = gradient(fast, (frozen, batch, step_key))
+            (fast, opt_state, failed), (number, rows, step_key) = carry, inputs
+            batch = examples if rows is None else jax.tree.map(lambda a: a[rows], examples)
+            grads = gradient(fast, (frozen, batch, step_key, shown))
             updates, opt_state = update_rule.update(grads, opt_state, fast)
-            return (optax.apply_updates(fast, updates), opt_state), None
+            if learned:
+                updates = jax.tree.map(jnp.multiply, updates, _rates_of_step(rates, number, by_step))
+            fast = optax.apply_updates(fast, updates)
+            failed = jnp.where((failed == 0) & ~_all_finite(fast), number + 1, failed)
+            return (fast, opt_state, failed), None if visit is None else visit(joined(fast, frozen))
 
-        rows_key, steps_key = jax.random.split(key)
-        rows = None
-        if batch_size is not None and support.mask.shape[0]:
-            rows = cycling_rows(rows_key, support.mask, batch_size, steps)
-        xs = (rows, jax.random.split(steps_key, steps))
+        xs = (jnp.arange(steps, dtype=jnp.int32), rows, jax.random.split(steps_key, steps))
         body = jax.checkpoint(step) if remat else step
-        (fast, opt_state), _ = jax.lax.scan(body, (fast, opt_state), xs, length=steps)
-        return fast | frozen, opt_state
+        carry = (fast, opt_state, jnp.int32(0))
+        (fast, opt_state, failed), visits = jax.lax.scan(body, carry, xs, length=steps)
+        return Adapted(joined(fast, frozen), opt_state, failed, visits)
 
-    return InnerLoop(init_optimizer, run)
+    failure = (
+        f"The inner loop of task {{task}} of the batch diverged at its step {{step}} of {steps}, with "
+        f"{'learned rates that began at' if learned else 'the rate'} {learning_rate:g}: lower inner_lr"
+    )
+    return InnerLoop(init_optimizer, init_rates, minibatches, run, failure)
 
 
-def split(params: dict[str, PyTree], adapted: str) -> tuple[dict, dict]:
-    """Parts the parameters by top-level name into (adapted, frozen).
+def _rates_of_step(rates: PyTree, step: Array, by_step: bool) -> PyTree:
+    return jax.tree.map(lambda a: a[jnp.minimum(step, len(a) - 1)], rates) if by_step else rates
 
-    Raises:
-      ValueError: if nothing is adapted, listing the names there are.
-    """
-    name = adapted.removeprefix("-")
-    if adapted != "all" and name not in params:
-        raise ValueError(
-            f"adapted={adapted!r} matches nothing; the subtrees are {', '.join(params)}, or 'all'."
-        )
-    chosen = {k: adapted == "all" or (k == name) != adapted.startswith("-") for k in params}
-    fast = {k: v for k, v in params.items() if chosen[k]}
-    return fast, {k: v for k, v in params.items() if not chosen[k]}
+
+def _all_finite(tree: PyTree) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def cycling_rows(key: Array, mask: Array, batch_size: int, steps: int) -> Array:
@@ -136,12 +200,24 @@ def cycling_rows(key: Array, mask: Array, batch_size: int, steps: int) -> Array:
     return order[position % count, position // count].reshape(steps, batch_size)
 
 
+def replacement_rows(key: Array, mask: Array, batch_size: int, steps: int) -> Array:
+    """Rows of minibatches that are random subsets, each drawn anew: `int32 [steps, batch_size]`.
+
+    No item is twice in a minibatch unless the set is smaller; padding takes no place, as in `cycling_rows`.
+    """
+    real = mask > 0
+    number = jnp.maximum(jnp.cumsum(real) - 1, 0)
+    noise = jax.random.uniform(key, (mask.shape[0], steps))[number]
+    order = jnp.argsort(jnp.where(real[:, None], noise, jnp.inf), axis=0)
+    return order[jnp.arange(batch_size) % jnp.maximum(jnp.sum(real), 1)].T
+
+
 def _make_optimizer(name, learning_rate, settings, order):
     if name not in OPTIMIZERS:
         raise ValueError(f"Unknown inner optimizer {name!r}; there are {', '.join(OPTIMIZERS)}.")
-    if name == "adam" and order != "first" and not settings.get("eps_root"):
+    if name in ("adam", "adamw") and order != "first" and not settings.get("eps_root"):
         raise ValueError(
-            "Adam in a second-order inner loop needs optimizer_settings={'eps_root': 1e-8} or so: the square "
+            "Adam in a second-order inner loop needs inner_settings={'eps_root': 1e-8} or so: the square "
             "root has an infinite derivative at a zero gradient, which makes the meta-gradient NaN."
         )
     return OPTIMIZERS[name](learning_rate, **settings)

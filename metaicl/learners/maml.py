@@ -1,15 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model-agnostic meta-learning (Finn et al. 2017) and what its inner loop's settings make of it.
 
-`order="first"` is FOMAML, `adapted="head"` ANIL (Raghu et al. 2020), `adapted="-head"` BOIL (Oh et al. 2021).
+| method | settings |
+| --- | --- |
+| FOMAML | `order="first"` |
+| ANIL (Raghu et al. 2020) | `adapted="head"` |
+| BOIL (Oh et al. 2021) | `adapted="body"` |
+| Meta-SGD (Li et al. 2017) | `rates="parameter"` |
+| MAML++ (Antoniou et al. 2019) | `rates="layer", multi_step_until=..., first_order_until=...` |
+| joint training | `inner_steps=0`, and steps at test time |
 """
 
 from __future__ import annotations
 
-from metaicl.episode import TaskSpec
-from metaicl.learners.base import Learner, Meta, episodic_meta_grad
-from metaicl.learners.classifier import make_classifier
-from metaicl.learners.inner import Order, inner_loop
+import jax
+import jax.numpy as jnp
+
+from metaicl import losses
+from metaicl.episode import Array, TaskSpec
+from metaicl.learners.base import Learner, Meta, batched_meta_grad
+from metaicl.learners.classifier import BatchNorm, make_classifier
+from metaicl.learners.inner import Order, Rates, Sampling, inner_loop
+
+FLOOR = 0.03  # of the share that a step before the last has in the multi-step loss
 
 
 def maml(
@@ -21,35 +34,109 @@ def maml(
     inner_lr: float = 0.01,
     inner_optimizer: str = "sgd",
     inner_settings: dict | None = None,
+    inner_batch: int | None = None,
+    inner_sampling: Sampling = "cycling",
     order: Order = "second",
+    first_order_until: int = 0,
     adapted: str = "all",
+    rates: Rates = "fixed",
+    multi_step_until: int = 0,
+    batch_norm: BatchNorm = "transductive",
     remat: bool = False,
     dtype: str = "float32",
 ) -> Learner:
-    """Builds the learner; see `inner.inner_loop` for the settings of the inner loop.
+    """Builds the learner.
 
     The same constructor with other settings, given the same `Meta`, adapts differently at test time.
+
+    Args:
+      spec: classify or regress.
+      encoder, encoder_settings, batch_norm, dtype: the network, see `classifier.make_classifier`.
+      inner_steps, inner_lr, inner_optimizer, inner_settings, inner_batch, inner_sampling, order, adapted, rates,
+        remat: see `inner.inner_loop`.
+      first_order_until: outer steps of first order before those of `order` (MAML++'s annealing).
+      multi_step_until: outer steps over which the loss moves from the mean over the queries' losses after
+        every inner step to that after the last (`step_weights`); 0 uses the last alone.
+
+    Raises:
+      ValueError: for settings that are unknown or do not fit together.
     """
-    network = make_classifier(spec, encoder, encoder_settings, dtype)
-    inner = inner_loop(
+    network = make_classifier(spec, encoder, encoder_settings, dtype, batch_norm)
+    loop = lambda order: inner_loop(
         steps=inner_steps,
         learning_rate=inner_lr,
         optimizer=inner_optimizer,
         optimizer_settings=inner_settings,
         order=order,
         adapted=adapted,
+        rates=rates,
+        batch_size=inner_batch,
+        sampling=inner_sampling,
         remat=remat,
     )
+    inner = loop(order)
+    multi_step = multi_step_until > 0 and inner_steps > 1
 
     def init(key):
-        return Meta(network.init(key))
+        params = network.init(key)
+        learned = inner.init_rates(params)
+        return Meta(params | {"rates": learned} if learned else params)
+
+    def adapted_to(inner, params, support, key, visit=None):
+        weights = {name: part for name, part in params.items() if name != "rates"}
+        return inner.run(network.support_loss, weights, support, key, rates=params.get("rates"), visit=visit)
 
     def adapt(meta, support, key):
-        return inner.run(network.support_loss, meta.params, support, key)[0]
+        return network.state(adapted_to(inner, meta.params, support, key).params, support)
 
-    def predict(meta, fast, x, mask):
+    def predict(meta, state, x, mask):
         del meta
-        return network.apply(fast, x, mask)
+        return network.answer(state, x, mask)
 
-    grad = episodic_meta_grad(spec, adapt, predict)
-    return Learner(init, adapt, predict, grad, independent=network.independent)
+    def make_meta_grad(inner):
+        def episode_loss(params, carry, episode, key, step):
+            del carry
+
+            def query_metrics(weights):
+                state = network.state(weights, episode.support)
+                outputs = network.answer(state, episode.query.x, episode.query.mask)
+                outputs = losses.mask_absent(spec, outputs, episode.support)
+                return losses.metrics(spec, outputs, episode.query)
+
+            visit = query_metrics if multi_step else None
+            result = adapted_to(inner, params, episode.support, key, visit)
+            failed = {"failed_step": result.failed}
+            if not multi_step:
+                values = query_metrics(result.params)
+                return values["loss"], values | failed
+            weights = step_weights(inner_steps, step, multi_step_until)
+            last = jax.tree.map(lambda a: a[-1], result.visits)
+            return weights @ result.visits["loss"], last | failed
+
+        return batched_meta_grad(episode_loss)
+
+    exact, cheap = make_meta_grad(inner), make_meta_grad(loop("first"))
+
+    def annealed_meta_grad(meta, episodes, key, step):
+        return jax.lax.cond(step < first_order_until, cheap, exact, meta, episodes, key, step)
+
+    return Learner(
+        init,
+        adapt,
+        predict,
+        annealed_meta_grad if first_order_until else exact,
+        independent=network.independent,
+        exchangeable=inner_batch is None,
+        failure=inner.failure,
+    )
+
+
+def step_weights(inner_steps: int, step: Array, until: int) -> Array:
+    """Weights of the queries' losses after every inner step: `[inner_steps]`, summing to 1.
+
+    The multi-step loss of MAML++ (Antoniou et al. 2019, section 4, and the released code): all 1/k at first;
+    those before the last fall linearly with the outer step to 0.03/k, and the last takes what they lose.
+    """
+    share = 1.0 / inner_steps
+    early = jnp.maximum(share * (1.0 - step / until), FLOOR * share)
+    return jnp.full(inner_steps, early).at[-1].set(1.0 - (inner_steps - 1) * early)

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from metaicl import losses
-from metaicl.episode import TaskSpec
-from metaicl.learners.base import Learner, Meta
-from metaicl.learners.classifier import make_classifier
-from metaicl.learners.inner import inner_loop
+from metaicl.episode import Examples, TaskSpec
+from metaicl.learners.base import Learner, Meta, summary
+from metaicl.learners.classifier import BatchNorm, make_classifier
+from metaicl.learners.inner import Sampling, inner_loop
 
 
 def reptile(
@@ -25,27 +25,44 @@ def reptile(
     inner_batch: int | None = 10,
     inner_optimizer: str = "adam",
     inner_settings: dict | None = None,
+    inner_sampling: Sampling = "cycling",
     moments: Literal["carried", "fresh"] = "carried",
+    direction: Literal["all", "last"] = "all",
+    tail: Literal["shared", "separate"] = "shared",
+    batch_norm: BatchNorm = "transductive",
     dtype: str = "float32",
 ) -> Learner:
     """Builds the learner. The outer step is the outer optimiser's: `sgd` with a rate of 1 falling to 0.
 
     Args:
       spec: classify or regress.
-      encoder, encoder_settings: the network under the linear head.
-      inner_steps, inner_lr, inner_batch: minibatch steps per task (None: the whole support each time).
+      encoder, encoder_settings, batch_norm, dtype: the network, see `classifier.make_classifier`.
+      inner_steps, inner_lr, inner_batch, inner_sampling: minibatch steps per task, see `inner.inner_loop`.
       inner_optimizer, inner_settings: by default Adam with beta1 = 0, as in the released code.
       moments: `carried`: Adam's moments and step counter go on from task to task, and evaluation starts from
         them, as in the released code; tasks of a batch then run one after another. `fresh`: every task starts
         with new moments, and the tasks of a batch run side by side.
-      dtype: compute dtype.
+      direction: `all`: the weights move along the sum of the inner steps (Reptile). `last`: along the last
+        one alone, which is first-order MAML as the Reptile paper compares it (section 6).
+      tail: where the last minibatch comes from: `shared`, from the support like the others; `separate`, the
+        queries of the training episode, which no earlier step has seen (there must be `inner_batch` of them).
+
+    Raises:
+      ValueError: for settings that are unknown or do not fit together.
     """
-    if moments not in ("carried", "fresh"):
-        raise ValueError(f"moments is {moments!r}; use 'carried' or 'fresh'.")
+    for name, value, known in (
+        ("moments", moments, ("carried", "fresh")),
+        ("direction", direction, ("all", "last")),
+        ("tail", tail, ("shared", "separate")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; use {known[0]!r} or {known[1]!r}.")
+    if tail == "separate" and not (inner_batch and inner_steps):
+        raise ValueError("A separate tail is one more minibatch: give inner_batch, and inner_steps above 0.")
     carried = moments == "carried"
     if inner_settings is None and inner_optimizer == "adam":
         inner_settings = {"b1": 0.0}
-    network = make_classifier(spec, encoder, encoder_settings, dtype)
+    network = make_classifier(spec, encoder, encoder_settings, dtype, batch_norm)
     inner = inner_loop(
         steps=inner_steps,
         learning_rate=inner_lr,
@@ -53,28 +70,39 @@ def reptile(
         optimizer_settings=inner_settings,
         order="first",
         batch_size=inner_batch,
+        sampling=inner_sampling,
     )
 
     def init(key):
         params = network.init(key)
         return Meta(params, inner.init_optimizer(params) if carried else ())
 
-    def train_on(params, carry, support, key):
-        return inner.run(network.support_loss, params, support, key, carry if carried else None)
+    def train_on(params, carry, examples, key, **settings):
+        opt_state = carry if carried else None
+        return inner.run(network.support_loss, params, examples, key, opt_state=opt_state, **settings)
 
     def adapt(meta, support, key):
-        return train_on(meta.params, meta.carry, support, key)[0]
+        return network.state(train_on(meta.params, meta.carry, support, key).params, support)
 
-    def predict(meta, fast, x, mask):
+    def predict(meta, state, x, mask):
         del meta
-        return network.apply(fast, x, mask)
+        return network.answer(state, x, mask)
 
     def task(params, carry, episode, key):
-        fast, carry = train_on(params, carry, episode.support, key)
-        outputs = network.apply(fast, episode.query.x, episode.query.mask)
-        outputs = losses.mask_absent(spec, outputs, episode.support)
-        difference = jax.tree.map(jnp.subtract, params, fast)
-        return carry, (difference, losses.metrics(spec, outputs, episode.query))
+        examples, rows = episode.support, None
+        if tail == "separate":
+            examples, rows = _with_tail(inner, episode, inner_batch, key)
+        visit = (lambda weights: weights) if direction == "last" else None
+        result = train_on(params, carry, examples, key, rows=rows, visit=visit)
+        before = params
+        if direction == "last" and inner_steps > 1:
+            before = jax.tree.map(lambda a: a[-2], result.visits)
+        difference = jax.tree.map(jnp.subtract, before, result.params)
+        outputs = network.answer(
+            network.state(result.params, episode.support), episode.query.x, episode.query.mask
+        )
+        values = losses.metrics(spec, losses.mask_absent(spec, outputs, episode.support), episode.query)
+        return result.opt_state if carried else (), (difference, values | {"failed_step": result.failed})
 
     def meta_grad(meta, episodes, key, step):
         """The pseudo-gradient `params - mean(adapted)` (Nichol et al. 2018, algorithm 2)."""
@@ -82,15 +110,32 @@ def reptile(
         keys = jax.random.split(key, len(episodes.query.mask))
         if carried:
             body = lambda carry, inputs: task(meta.params, carry, *inputs)
-            carry, results = jax.lax.scan(body, meta.carry, (episodes, keys))
+            carry, (differences, values) = jax.lax.scan(body, meta.carry, (episodes, keys))
         else:
-            _, results = jax.vmap(lambda e, k: task(meta.params, (), e, k))(episodes, keys)
-            carry = ()
-        grads, values = jax.tree.map(lambda a: jnp.mean(a, axis=0), results)
-        return grads, carry, values
+            carry, (differences, values) = jax.vmap(lambda e, k: task(meta.params, (), e, k))(episodes, keys)
+        return jax.tree.map(lambda a: jnp.mean(a, axis=0), differences), carry, summary(values)
 
-    # Shuffled minibatches see the support in an order; the whole support at once does not.
-    exchangeable = inner_batch is None
     return Learner(
-        init, adapt, predict, meta_grad, network.independent, exchangeable=exchangeable, serial=carried
+        init,
+        adapt,
+        predict,
+        meta_grad,
+        independent=network.independent,
+        # Shuffled minibatches see the support in an order; the whole support at once does not.
+        exchangeable=inner_batch is None,
+        serial=carried,
+        failure=inner.failure,
     )
+
+
+def _with_tail(inner, episode, inner_batch, key) -> tuple[Examples, jax.Array]:
+    """Support and queries in one set, and the rows of the minibatches: the queries are the last."""
+    size, extra = episode.support.mask.shape[0], episode.query.mask.shape[0]
+    if extra != inner_batch:
+        raise ValueError(
+            f"A separate tail of {inner_batch} items needs as many training queries; an episode has {extra}. "
+            "Set task.queries to inner_batch / ways."
+        )
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), episode.support, episode.query)
+    rows = inner.minibatches(jax.random.split(key)[0], episode.support.mask)
+    return both, rows.at[-1].set(size + jnp.arange(extra))

@@ -42,6 +42,8 @@ class ConvStack(nn.Module):
     norm: str
     activation: str
     as_matmul: bool
+    adapters: bool
+    kernel_init: str
     dtype: Any
 
     @nn.compact
@@ -49,17 +51,19 @@ class ConvStack(nn.Module):
         """`float [n, h, w, c]`, mask `[n]` -> `[n, D]`."""
         x = x.astype(self.dtype)
         for i, features in enumerate(self.filters):
-            kernel = self.param(
-                f"kernel_{i}", nn.initializers.he_normal(), (3, 3, x.shape[-1], features), jnp.float32
-            )
+            initializer = getattr(nn.initializers, self.kernel_init)()
+            kernel = self.param(f"kernel_{i}", initializer, (3, 3, x.shape[-1], features), jnp.float32)
             bias = self.param(f"bias_{i}", nn.initializers.zeros, (features,), jnp.float32)
             stride = 2 if self.downsample == "stride" else 1
             x = conv3x3(x, kernel.astype(self.dtype), stride, self.as_matmul)
             x = x + bias.astype(self.dtype)[None, None, None, :]
+            if self.adapters:
+                adapter = self.param(f"adapter_{i}", nn.initializers.zeros, (features, features), jnp.float32)
+                x = x + x @ adapter.astype(self.dtype)
             x = self._normalized(i, x, mask)
             x = getattr(nn, self.activation)(x)
-            if self.downsample == "max_pool":
-                x = halved_by_max(x)
+            if self.downsample != "stride":
+                x = halved_by_max(x, keep_border=self.downsample == "max_pool_same")
         n, h, w, c = x.shape
         return jnp.mean(x, axis=(1, 2)) if self.pool == "mean" else x.reshape(n, h * w * c)
 
@@ -101,9 +105,15 @@ def group_normalized(x: jax.Array) -> jax.Array:
     return x * scale[:, None, None, :] - (mean * scale)[:, None, None, :]
 
 
-def halved_by_max(x: jax.Array) -> jax.Array:
-    """2 x 2 maximum with stride 2, odd borders dropped, as array operations (fast second derivatives)."""
+def halved_by_max(x: jax.Array, keep_border: bool = False) -> jax.Array:
+    """2 x 2 maximum with stride 2, as array operations (fast second derivatives): `[n, h, w, c]`.
+
+    An odd border is dropped (VALID padding), or with `keep_border` a window of its own (SAME padding).
+    """
     n, h, w, c = x.shape
+    if keep_border:
+        x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+        n, h, w, c = x.shape
     if h < 2 or w < 2:
         return x
     x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)

@@ -110,30 +110,42 @@ def conv(
     dtype,
     task_batched,
     filters: Sequence[int] = (64, 64, 64, 64),
-    downsample: Literal["stride", "max_pool"] = "max_pool",
+    downsample: Literal["stride", "max_pool", "max_pool_same"] = "max_pool",
     pool: Literal["mean", "flatten"] = "mean",
     norm: Literal["group", "batch", "none"] = "group",
     activation: str = "relu",
+    pixels: Literal["symmetric", "unit"] = "symmetric",
+    kernel_init: Literal["he_normal", "glorot_uniform"] = "he_normal",
+    adapters: bool = False,
 ) -> Network:
     """A stack of 3 x 3 convolutions, each halving the image (Vinyals et al. 2016's conv-4 by default).
 
-    Input: uint8 or float `[n, h, w, c]`; uint8 is scaled to [-1, 1]. `norm="batch"` uses the statistics of
-    the real rows of the current batch, so rows then depend on each other.
+    Input: uint8 or float `[n, h, w, c]`; uint8 is scaled to [-1, 1] (`pixels="symmetric"`) or [0, 1] (`unit`).
+    `norm="batch"` uses the statistics of the real rows of the current batch, so rows then depend on each other.
+    `max_pool` drops an odd border, `max_pool_same` keeps it. `adapters` adds a residual 1 x 1 convolution behind
+    each of the 3 x 3 ones, which starts at zero (Rebuffi et al. 2017).
     """
     if len(x_shape) != 3:
         raise ValueError(f"Encoder 'conv' needs images [h, w, c]; items have shape {tuple(x_shape)}.")
-    choices = {"downsample": (downsample, ("stride", "max_pool")), "pool": (pool, ("mean", "flatten"))}
-    for setting, (value, known) in (choices | {"norm": (norm, ("group", "batch", "none"))}).items():
+    for setting, value, known in (
+        ("downsample", downsample, ("stride", "max_pool", "max_pool_same")),
+        ("pool", pool, ("mean", "flatten")),
+        ("norm", norm, ("group", "batch", "none")),
+        ("pixels", pixels, ("symmetric", "unit")),
+        ("kernel_init", kernel_init, ("he_normal", "glorot_uniform")),
+    ):
         if value not in known:
             raise ValueError(f"Encoder 'conv': {setting} is {value!r}; use one of {', '.join(known)}.")
-    module = ConvStack(tuple(filters), downsample, pool, norm, activation, task_batched, jnp.dtype(dtype))
+    shape = (tuple(filters), downsample, pool, norm, activation, task_batched, adapters, kernel_init)
+    module = ConvStack(*shape, jnp.dtype(dtype))
     spec = jax.eval_shape(
         lambda k: module.init_with_output(k, jnp.zeros((2, *x_shape)), jnp.ones(2))[0], jax.random.key(0)
     )
 
     def apply(params, x, mask):
         if x.dtype == jnp.uint8:
-            x = x.astype(jnp.float32) / 127.5 - 1.0
+            x = x.astype(jnp.float32) / (127.5 if pixels == "symmetric" else 255.0)
+            x = x - (pixels == "symmetric")
         return module.apply({"params": params}, x, mask)
 
     return _network(module, (2, *x_shape), apply, spec.shape[-1], independent=norm != "batch", masked=True)

@@ -12,7 +12,16 @@ import pathlib
 from collections.abc import Sequence
 
 from metaicl.files import write_bytes, write_text
-from metaicl.report.reading import Group, Record, Run, headline_groups, load_records, load_runs, shot_records
+from metaicl.report.reading import (
+    Group,
+    Record,
+    Run,
+    headline_groups,
+    load_records,
+    load_runs,
+    shot_records,
+    sweep_records,
+)
 from metaicl.report.statistics import Summary, summarise
 from metaicl.report.tables import dataset_table, headline_table, markdown, pretty, result_rows, text
 
@@ -25,15 +34,15 @@ def write_report(root: str | pathlib.Path) -> str:
     Runs without records are named as unfinished. Where there is no run at all, raises FileNotFoundError
     with the name of the folder.
     """
-    from metaicl.report import figures, page  # here, so that tables alone do not load matplotlib
+    from metaicl.report import figures, page, style  # here, so that tables alone do not load matplotlib
 
     root = pathlib.Path(root)
     runs = load_runs(root)
     records = [record for run in runs for record in run.records]
     groups = summaries(records)
-    shots = shot_records(records)
-    drawings = figures.draw_all(groups, shots, runs)
-    looks = figures.looks_of(groups, shots)
+    shots, sweeps = shot_records(records), sweep_records(records)
+    looks = style.looks_of(groups, [*shots, *sweeps])
+    drawings = figures.draw_all(groups, shots, sweeps, runs, looks)
     command = root / "command.txt"
     contents = page.Contents(
         experiment=root.resolve().name,

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from metaicl.report.figures import Drawing
 from metaicl.report.reading import Group, Run, protocol
 from metaicl.report.statistics import Summary
+from metaicl.report.style import Drawing
 from metaicl.report.tables import Table, dataset_table, headline_table, measured, pretty
 
 CSS = """

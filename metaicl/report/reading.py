@@ -8,6 +8,7 @@ leaves is tolerated (no records yet, a last line cut short), everything else is 
 import json
 import pathlib
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,16 +29,22 @@ DEFAULTS = {
     "classes": None,
     "seed": 0,
     "step": None,
+    "setting": "",
+    "value": None,
 }
 
 
 class Run(NamedTuple):
-    """One folder of an experiment; `records` is empty as long as the run is unfinished."""
+    """One folder of an experiment; `records` is empty as long as the run is unfinished.
+
+    `fits` are the curves of `fits.json`: learners of y = f(x) at points of their sweep.
+    """
 
     name: str
     config: dict
     metrics: list[dict]
     records: list[Record]
+    fits: Sequence[dict] = ()
 
 
 class Group(NamedTuple):
@@ -96,7 +103,9 @@ def load_runs(root: str | pathlib.Path) -> list[Run]:
         if not any(file.exists() for file in files):
             continue
         config = json.loads(files[0].read_text()) if files[0].exists() else {}
-        runs.append(Run(folder.name, config, read_lines(files[1]), read_records(files[2])))
+        records, fits = read_records(files[2]), folder / "fits.json"
+        curves = json.loads(fits.read_text()) if records and fits.exists() else []
+        runs.append(Run(folder.name, config, read_lines(files[1]), records, curves))
     if not runs:
         raise FileNotFoundError(
             f"nothing to report: {root} holds no run (a folder with config.json or records.jsonl)"
@@ -123,7 +132,7 @@ def variant(record: Record) -> str:
 def identity(record: Record) -> tuple:
     """What two records share that measure the same learner on the same episodes with the same seed."""
     episodes = record.get("episodes", {})
-    fields = ("learner", "dataset", "domain", "split", "evaluation", "ways", "shots")
+    fields = ("learner", "dataset", "domain", "split", "evaluation", "ways", "shots", "setting", "value")
     return (
         *(record[field] for field in fields),
         unit(record),
@@ -227,3 +236,8 @@ def shot_records(records: list[Record]) -> list[Record]:
     chosen = [r for r in records if curves and r["evaluation"] == curves[0]]
     tested = [r for r in chosen if r["split"] == "test"] or chosen
     return label_learners(tested)
+
+
+def sweep_records(records: list[Record]) -> list[Record]:
+    """The labelled records of curves over another setting than the number of shots, or []."""
+    return label_learners([r for r in records if r["evaluation"] == "sweep"])

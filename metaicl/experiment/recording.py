@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured of a learner in a run, and the lines of records.jsonl that come of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from metaicl.configuration import as_json
+from metaicl.evaluate import answers, evaluate
+from metaicl.experiment.problems import TestSet
+from metaicl.learners import Meta
+
+
+class Evaluation(NamedTuple):
+    """One thing to measure of a learner on a data set.
+
+    Attributes:
+      kind: `main`, `shots` (a point of the shot curve) or `sweep` (a point of a curve over another setting).
+      shots: support items per class.
+      episodes: how many.
+      variant: name of the variant of the learner; "" for itself.
+      settings: what it overrides of the learner's settings.
+      beside: what else its record says.
+    """
+
+    kind: str
+    shots: int
+    episodes: int
+    variant: str = ""
+    settings: Mapping[str, Any] = MappingProxyType({})
+    beside: Mapping[str, Any] = MappingProxyType({})
+
+
+def evaluations(config: ConfigDict, name: str, held: TestSet) -> list[Evaluation]:
+    """What is measured of the learner `name`: itself and its variants, the shot curve, and its own sweep."""
+    e, entry = config.evaluate, as_json(config.learners[name])
+    found = [Evaluation("main", held.shots, e.episodes)]
+    for variant, settings in entry.get("variants", {}).items():
+        found.append(Evaluation("main", held.shots, e.episodes, variant, settings))
+    if name in e.shot_curve_learners or not e.shot_curve_learners:
+        found += [Evaluation("shots", k, e.shot_curve_episodes) for k in e.shot_curve if k <= held.shots]
+    return found + sweep(config, name, held)
+
+
+def sweep(config: ConfigDict, name: str, held: TestSet) -> list[Evaluation]:
+    """The points of the curve over one setting that a learner's entry may ask for."""
+    asked = as_json(config.learners[name]).get("sweep", {"setting": "", "values": ()})
+    settings = [{asked["setting"]: value} for value in asked["values"]]
+    return [
+        Evaluation("sweep", held.shots, config.evaluate.episodes, "", s, {"setting": k, "value": v})
+        for s in settings
+        for k, v in s.items()
+    ]
+
+
+def records(run, replica, name: str, meta: Meta, step: int) -> list[dict[str, Any]]:
+    """The lines of records.jsonl for one learner of a replica, in the order of `evaluations`."""
+    problem = replica.problem
+    sets = {"test": problem.test, "validation": problem.validation}
+    jobs = [
+        (split, held, evaluation)
+        for split in run.config.evaluate.splits
+        for held in sets[split]
+        for evaluation in evaluations(run.config, name, held)
+    ]
+    total, quiet = sum(job.episodes for _, _, job in jobs), jax.process_index() != 0
+    with tqdm(
+        total=total, desc=f"  {name}", unit="episode", leave=False, file=sys.stderr, disable=quiet
+    ) as bar:
+        return [_record(run, replica, name, meta, step, *job, bar.update) for job in jobs]
+
+
+def _record(run, replica, name, meta, step, split, held, evaluation, progress) -> dict[str, Any]:
+    e = run.config.evaluate
+    result = evaluate(
+        replica.problem.spec,
+        run.learner(name, evaluation.settings),
+        meta,
+        held.source,
+        range(evaluation.episodes),
+        batch=e.batch,
+        shots=evaluation.shots,
+        progress=progress,
+    )
+    head = {
+        "run": run.name,
+        "replica": replica.name,
+        "learner": f"{name} {evaluation.variant}".strip(),
+        "trained": step > 0 and bool(jax.tree.leaves(meta.params)),
+        "dataset": held.dataset,
+        "domain": held.domain,
+        "split": split,
+        "split_by": held.split_by,
+        "evaluation": evaluation.kind,
+        "ways": held.ways,
+        "shots": evaluation.shots,
+        "queries": held.queries,
+        "classes": held.classes,
+        "seed": replica.config.seed,
+        "step": step,
+        "episodes": {"seed": e.seed + (split == "validation"), "start": 0, "count": evaluation.episodes},
+    }
+    return head | dict(evaluation.beside) | _rounded(result)
+
+
+def _rounded(result: dict[str, Any]) -> dict[str, Any]:
+    """Per-episode values in the names of the report: losses are `nll` or `mse`."""
+    values = dict(result["values"])
+    values["nll" if "accuracy" in values else "mse"] = values.pop("loss")
+    record: dict[str, Any] = {
+        "values": {k: [float(f"{v:.5g}") for v in column] for k, column in values.items()}
+    }
+    if result["calibration"]:
+        record["calibration"] = {k: [float(f"{v:.6g}") for v in c] for k, c in result["calibration"].items()}
+    return record
+
+
+def fits(run, replica, name: str, meta: Meta) -> list[dict[str, Any]]:
+    """Curves to draw for learners of y = f(x): the first test episodes at every point of the learner's sweep."""
+    found = []
+    count = run.config.evaluate.get("fits", 0)
+    for held in replica.problem.test:
+        for evaluation in sweep(run.config, name, held) if count else ():
+            learner = run.learner(name, evaluation.settings)
+            episodes, outputs = answers(replica.problem.spec, learner, meta, held.source, range(count))
+            for i in range(count):
+                points = {
+                    "x": episodes.query.x[i, :, 0],
+                    "fit": outputs[i, :, 0],
+                    "truth": episodes.query.y[i, :, 0],
+                    "support_x": episodes.support.x[i, :, 0],
+                    "support_y": episodes.support.y[i, :, 0],
+                }
+                head = {"learner": name, "dataset": held.dataset, "episode": i, **evaluation.beside}
+                found.append(
+                    head | {k: [float(f"{v:.4g}") for v in np.asarray(a)] for k, a in points.items()}
+                )
+    return found
