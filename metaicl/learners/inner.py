@@ -17,6 +17,7 @@ in the direction (v, 0): forward over reverse.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -107,40 +108,21 @@ def inner_loop(
     Raises:
       ValueError: for settings that are unknown or do not fit together.
     """
-    for name, value, known in (
-        ("Inner order", order, ("second", "first", "second_reverse")),
-        ("Inner rates", rates, ("fixed", "parameter", "layer")),
-        ("Inner sampling", sampling, ("cycling", "replacement")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}; use {', '.join(map(repr, known))}.")
+    _check_choices(order, rates, sampling)
     if steps < 0:
         raise ValueError(f"Inner steps is {steps}; it must be 0 or more.")
     learned, by_step = rates != "fixed", rates == "layer"
-    update_rule = _make_optimizer(
-        optimizer, 1.0 if learned else learning_rate, optimizer_settings or {}, order
-    )
+    unit = 1.0 if learned else learning_rate
+    update_rule = _make_optimizer(optimizer, unit, optimizer_settings or {}, order)
+    minibatches = functools.partial(_minibatches, batch_size, sampling, steps)
 
     def init_optimizer(params):
         return update_rule.init(split(params, adapted)[0])
 
     def init_rates(params):
         fast = split(params, adapted)[0]  # also where nothing is learned: refuses a subtree that is not there
-        if not learned:
-            return {}
         shape = lambda a: (max(steps, 1),) if by_step else a.shape
-        return jax.tree.map(lambda a: jnp.full(shape(a), learning_rate, a.dtype), fast)
-
-    def minibatches(key, mask):
-        if batch_size is None or not mask.shape[0]:
-            return None
-        if batch_size > mask.shape[0]:
-            raise ValueError(
-                f"The inner batch of {batch_size} is larger than the support of {mask.shape[0]} items: lower "
-                f"inner_batch to at most {mask.shape[0]}, or give more shots."
-            )
-        draw = cycling_rows if sampling == "cycling" else replacement_rows
-        return draw(key, mask, batch_size, steps)
+        return jax.tree.map(lambda a: jnp.full(shape(a), learning_rate, a.dtype), fast) if learned else {}
 
     def run(loss, params, examples, key, *, rates=None, opt_state=None, rows=None, visit=None) -> Adapted:
         if learned and not rates:
@@ -174,6 +156,28 @@ def inner_loop(
         f"{'learned rates that began at' if learned else 'the rate'} {learning_rate:g}: lower inner_lr"
     )
     return InnerLoop(init_optimizer, init_rates, minibatches, run, failure)
+
+
+def _check_choices(order, rates, sampling) -> None:
+    for name, value, known in (
+        ("order", order, ("second", "first", "second_reverse")),
+        ("rates", rates, ("fixed", "parameter", "layer")),
+        ("sampling", sampling, ("cycling", "replacement")),
+    ):
+        if value not in known:
+            raise ValueError(f"Inner {name} is {value!r}; use {', '.join(map(repr, known))}.")
+
+
+def _minibatches(batch_size, sampling, steps, key: Array, mask: Array) -> Array | None:
+    if batch_size is None or not mask.shape[0]:
+        return None
+    if batch_size > mask.shape[0]:
+        raise ValueError(
+            f"The inner batch of {batch_size} is larger than the support of {mask.shape[0]} items: lower "
+            f"inner_batch to at most {mask.shape[0]}, or give more shots."
+        )
+    draw = cycling_rows if sampling == "cycling" else replacement_rows
+    return draw(key, mask, batch_size, steps)
 
 
 def _rates_of_step(rates: PyTree, step: Array, by_step: bool) -> PyTree:

@@ -13,14 +13,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from metaicl import losses
 from metaicl.episode import Array, TaskSpec
 from metaicl.learners.base import Learner, Meta, batched_meta_grad
-from metaicl.learners.classifier import BatchNorm, make_classifier
-from metaicl.learners.inner import Order, Rates, Sampling, inner_loop
+from metaicl.learners.classifier import BatchNorm, Classifier, make_classifier
+from metaicl.learners.inner import Adapted, InnerLoop, Order, Rates, Sampling, inner_loop
 
 FLOOR = 0.03  # of the share that a step before the last has in the multi-step loss
 
@@ -62,73 +64,77 @@ def maml(
       ValueError: for settings that are unknown or do not fit together.
     """
     network = make_classifier(spec, encoder, encoder_settings, dtype, batch_norm)
-    loop = lambda order: inner_loop(
+    loop = functools.partial(
+        inner_loop,
         steps=inner_steps,
         learning_rate=inner_lr,
         optimizer=inner_optimizer,
         optimizer_settings=inner_settings,
-        order=order,
         adapted=adapted,
         rates=rates,
         batch_size=inner_batch,
         sampling=inner_sampling,
         remat=remat,
     )
-    inner = loop(order)
-    multi_step = multi_step_until > 0 and inner_steps > 1
+    inner = loop(order=order)
+    grad = _meta_grad(spec, network, inner, inner_steps, multi_step_until)
+    if first_order_until:
+        cheap = _meta_grad(spec, network, loop(order="first"), inner_steps, multi_step_until)
+        grad = _annealed(first_order_until, cheap, grad)
 
     def init(key):
         params = network.init(key)
         learned = inner.init_rates(params)
         return Meta(params | {"rates": learned} if learned else params)
 
-    def adapted_to(inner, params, support, key, visit=None):
-        weights = {name: part for name, part in params.items() if name != "rates"}
-        return inner.run(network.support_loss, weights, support, key, rates=params.get("rates"), visit=visit)
-
     def adapt(meta, support, key):
-        return network.state(adapted_to(inner, meta.params, support, key).params, support)
+        return network.state(_adapted(network, inner, meta.params, support, key).params, support)
 
     def predict(meta, state, x, mask):
         del meta
         return network.answer(state, x, mask)
 
-    def make_meta_grad(inner):
-        def episode_loss(params, carry, episode, key, step):
-            del carry
+    exchangeable = inner_batch is None
+    return Learner(init, adapt, predict, grad, network.independent, exchangeable, failure=inner.failure)
 
-            def query_metrics(weights):
-                state = network.state(weights, episode.support)
-                outputs = network.answer(state, episode.query.x, episode.query.mask)
-                outputs = losses.mask_absent(spec, outputs, episode.support)
-                return losses.metrics(spec, outputs, episode.query)
 
-            visit = query_metrics if multi_step else None
-            result = adapted_to(inner, params, episode.support, key, visit)
-            failed = {"failed_step": result.failed}
-            if not multi_step:
-                values = query_metrics(result.params)
-                return values["loss"], values | failed
-            weights = step_weights(inner_steps, step, multi_step_until)
-            last = jax.tree.map(lambda a: a[-1], result.visits)
-            return weights @ result.visits["loss"], last | failed
+def _adapted(network: Classifier, inner: InnerLoop, params, support, key, visit=None) -> Adapted:
+    weights = {name: part for name, part in params.items() if name != "rates"}
+    return inner.run(network.support_loss, weights, support, key, rates=params.get("rates"), visit=visit)
 
-        return batched_meta_grad(episode_loss)
 
-    exact, cheap = make_meta_grad(inner), make_meta_grad(loop("first"))
+def _meta_grad(spec, network: Classifier, inner: InnerLoop, steps: int, multi_step_until: int):
+    """Autodiff of the queries' loss after the last inner step, or with `multi_step_until` after every one."""
+    multi_step = multi_step_until > 0 and steps > 1
 
-    def annealed_meta_grad(meta, episodes, key, step):
-        return jax.lax.cond(step < first_order_until, cheap, exact, meta, episodes, key, step)
+    def episode_loss(params, carry, episode, key, step):
+        del carry
 
-    return Learner(
-        init,
-        adapt,
-        predict,
-        annealed_meta_grad if first_order_until else exact,
-        independent=network.independent,
-        exchangeable=inner_batch is None,
-        failure=inner.failure,
-    )
+        def query_metrics(weights):
+            outputs = network.answer(
+                network.state(weights, episode.support), episode.query.x, episode.query.mask
+            )
+            return losses.metrics(spec, losses.mask_absent(spec, outputs, episode.support), episode.query)
+
+        visit = query_metrics if multi_step else None
+        result = _adapted(network, inner, params, episode.support, key, visit)
+        failed = {"failed_step": result.failed}
+        if not multi_step:
+            values = query_metrics(result.params)
+            return values["loss"], values | failed
+        last = jax.tree.map(lambda a: a[-1], result.visits)
+        return step_weights(steps, step, multi_step_until) @ result.visits["loss"], last | failed
+
+    return batched_meta_grad(episode_loss)
+
+
+def _annealed(until: int, early, late):
+    """One `meta_grad` for the first outer steps and another from then on."""
+
+    def meta_grad(meta, episodes, key, step):
+        return jax.lax.cond(step < until, early, late, meta, episodes, key, step)
+
+    return meta_grad
 
 
 def step_weights(inner_steps: int, step: Array, until: int) -> Array:

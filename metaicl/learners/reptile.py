@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from metaicl import losses
 from metaicl.episode import Examples, TaskSpec
 from metaicl.learners.base import Learner, Meta, summary
-from metaicl.learners.classifier import BatchNorm, make_classifier
-from metaicl.learners.inner import Sampling, inner_loop
+from metaicl.learners.classifier import BatchNorm, Classifier, make_classifier
+from metaicl.learners.inner import InnerLoop, Sampling, inner_loop
 
 
 def reptile(
@@ -50,15 +50,7 @@ def reptile(
     Raises:
       ValueError: for settings that are unknown or do not fit together.
     """
-    for name, value, known in (
-        ("moments", moments, ("carried", "fresh")),
-        ("direction", direction, ("all", "last")),
-        ("tail", tail, ("shared", "separate")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}; use {known[0]!r} or {known[1]!r}.")
-    if tail == "separate" and not (inner_batch and inner_steps):
-        raise ValueError("A separate tail is one more minibatch: give inner_batch, and inner_steps above 0.")
+    _check_choices(moments, direction, tail, inner_batch, inner_steps)
     carried = moments == "carried"
     if inner_settings is None and inner_optimizer == "adam":
         inner_settings = {"b1": 0.0}
@@ -72,37 +64,19 @@ def reptile(
         batch_size=inner_batch,
         sampling=inner_sampling,
     )
+    task = _task(spec, network, inner, direction, inner_batch if tail == "separate" else None)
 
     def init(key):
         params = network.init(key)
         return Meta(params, inner.init_optimizer(params) if carried else ())
 
-    def train_on(params, carry, examples, key, **settings):
-        opt_state = carry if carried else None
-        return inner.run(network.support_loss, params, examples, key, opt_state=opt_state, **settings)
-
     def adapt(meta, support, key):
-        return network.state(train_on(meta.params, meta.carry, support, key).params, support)
+        result = inner.run(network.support_loss, meta.params, support, key, opt_state=meta.carry or None)
+        return network.state(result.params, support)
 
     def predict(meta, state, x, mask):
         del meta
         return network.answer(state, x, mask)
-
-    def task(params, carry, episode, key):
-        examples, rows = episode.support, None
-        if tail == "separate":
-            examples, rows = _with_tail(inner, episode, inner_batch, key)
-        visit = (lambda weights: weights) if direction == "last" else None
-        result = train_on(params, carry, examples, key, rows=rows, visit=visit)
-        before = params
-        if direction == "last" and inner_steps > 1:
-            before = jax.tree.map(lambda a: a[-2], result.visits)
-        difference = jax.tree.map(jnp.subtract, before, result.params)
-        outputs = network.answer(
-            network.state(result.params, episode.support), episode.query.x, episode.query.mask
-        )
-        values = losses.metrics(spec, losses.mask_absent(spec, outputs, episode.support), episode.query)
-        return result.opt_state if carried else (), (difference, values | {"failed_step": result.failed})
 
     def meta_grad(meta, episodes, key, step):
         """The pseudo-gradient `params - mean(adapted)` (Nichol et al. 2018, algorithm 2)."""
@@ -112,20 +86,64 @@ def reptile(
             body = lambda carry, inputs: task(meta.params, carry, *inputs)
             carry, (differences, values) = jax.lax.scan(body, meta.carry, (episodes, keys))
         else:
-            carry, (differences, values) = jax.vmap(lambda e, k: task(meta.params, (), e, k))(episodes, keys)
+            carry = ()
+            _, (differences, values) = jax.vmap(lambda e, k: task(meta.params, None, e, k))(episodes, keys)
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), differences), carry, summary(values)
 
+    # Shuffled minibatches see the support in an order; the whole support at once does not.
+    exchangeable = inner_batch is None
     return Learner(
         init,
         adapt,
         predict,
         meta_grad,
-        independent=network.independent,
-        # Shuffled minibatches see the support in an order; the whole support at once does not.
-        exchangeable=inner_batch is None,
+        network.independent,
+        exchangeable,
         serial=carried,
         failure=inner.failure,
     )
+
+
+def _check_choices(moments, direction, tail, inner_batch, inner_steps) -> None:
+    for name, value, known in (
+        ("moments", moments, ("carried", "fresh")),
+        ("direction", direction, ("all", "last")),
+        ("tail", tail, ("shared", "separate")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; use {known[0]!r} or {known[1]!r}.")
+    if tail == "separate" and not inner_batch:
+        raise ValueError("A separate tail is one more minibatch: give inner_batch.")
+    if inner_steps < 1 and (direction, tail) != ("all", "shared"):
+        raise ValueError(f"There is no last step among {inner_steps}: give inner_steps of 1 or more.")
+
+
+def _task(spec, network: Classifier, inner: InnerLoop, direction: str, tail: int | None):
+    """`(params, opt_state, episode, key) -> (opt_state, (pseudo-gradient, metrics))` of one task."""
+
+    def task(params, opt_state, episode, key):
+        examples, rows = episode.support, None
+        if tail is not None:
+            examples, rows = _with_tail(inner, episode, tail, key)
+        visit = (lambda weights: weights) if direction == "last" else None
+        result = inner.run(
+            network.support_loss, params, examples, key, opt_state=opt_state, rows=rows, visit=visit
+        )
+        before = params
+        if visit is not None:
+            path = jax.tree.map(
+                lambda start, after: jnp.concatenate([start[None], after]), params, result.visits
+            )
+            before = jax.tree.map(lambda a: a[-2], path)
+        difference = jax.tree.map(jnp.subtract, before, result.params)
+        outputs = network.answer(
+            network.state(result.params, episode.support), episode.query.x, episode.query.mask
+        )
+        values = losses.metrics(spec, losses.mask_absent(spec, outputs, episode.support), episode.query)
+        values["failed_step"] = result.failed
+        return None if opt_state is None else result.opt_state, (difference, values)
+
+    return task
 
 
 def _with_tail(inner, episode, inner_batch, key) -> tuple[Examples, jax.Array]:
