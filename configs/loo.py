@@ -108,7 +108,7 @@ def train(arg: ConfigDict) -> dict:
 def evaluation(arg: ConfigDict) -> dict:
     """How many fixed episodes of each data set are answered."""
     return dict(
-        episodes=60 if arg.quick else 100 if arg.album == "embedded" and not arg.full else 600,
+        episodes=60 if arg.quick or arg.tune else 100 if arg.album == "embedded" and not arg.full else 600,
         batch=25,
         seed=1000,
         splits=("validation",) if arg.tune else ("test",),

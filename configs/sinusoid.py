@@ -13,7 +13,8 @@ points, 10 of them to adapt to, network 64-64 with tanh). Every learner is teste
 
 Inner rates are the published ones (MAML 0.01, Reptile 0.02), MAML's inner loop trains with one step, Reptile's
 with one pass over the 50 points in minibatches of 10. The shorter schedules of the default are our choice.
-Expected mean squared error after 32 steps: far below 1 for MAML and Reptile, about 3 for joint training.
+Expected mean squared error after 32 steps: 0.1 to 0.2 for MAML and FOMAML, 0.5 for Reptile; joint training, whose
+answer before adaptation is flat, 1.5 on the `maml` family and 4 on the `reptile` family.
 """
 
 import math

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from real_data import REAL_DATA, needs_real
+from real_data import REAL_DATA, real_marks
 
 from metaicl import report
 from metaicl.checkpoint import load_weights
 from metaicl.evaluate import evaluate
 from metaicl.experiment.problems import make_problem
+from metaicl.experiment.runs import NOT_SETTINGS
 from metaicl.learners import make_learner
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -28,7 +29,7 @@ def test_tables_are_made_from_the_committed_records(folder, tmp_path):
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("figures", "*.html", "results.json", "*.md"))
     table = report.write_report(copy)
     rebuilt, committed = (json.loads((p / "results.json").read_text())["rows"] for p in (copy, folder))
-    assert len(committed) > 100 and rebuilt == committed
+    assert len(committed) > 3 and rebuilt == committed
     assert table.strip() == (folder / "table.txt").read_text().strip()
 
 
@@ -40,36 +41,52 @@ def test_results_say_nothing_of_the_machine(folder):
             assert not re.search(r"/(work|root|home|tmp)/|shared/data", text), path
 
 
-def test_there_are_results_and_the_readme_shows_them():
-    assert [p.name for p in EXPERIMENTS] == ["loo_real"]
-    means = report.markdown_table(report.load_records(ROOT / "results" / "loo_real"), by="learner")
-    assert means.splitlines()[2] in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("folder", EXPERIMENTS, ids=lambda p: p.name)
+def test_the_readme_shows_the_results(folder):
+    """The line of every learner in the headline table, as it stands there."""
+    readme = (ROOT / "README.md").read_text()
+    table = report.markdown_table(report.load_records(folder), by="learner")
+    lines = [line for line in table.splitlines() if line.startswith("|") and "---" not in line]
+    assert len(lines) > 2
+    assert [line for line in lines if line not in readme] == []
 
 
-@needs_real
-def test_committed_weights_answer_as_recorded(tmp_path, monkeypatch):
-    """The float16 weights give the recorded accuracies of the first episodes, up to a rare flipped answer."""
+WEIGHTS = sorted((ROOT / "results").rglob("weights*.safetensors"))
+
+
+def needs_data(path: pathlib.Path):
+    """The test of one file of weights: `real`, unless its episodes are functions."""
+    kind = json.loads((path.parent / "config.json").read_text())["data"]["kind"]
+    name = f"{path.parent.parent.name}/{path.parent.name}"
+    return pytest.param(path, id=name, marks=[] if kind == "sinusoids" else real_marks())
+
+
+@pytest.mark.parametrize("path", [needs_data(path) for path in WEIGHTS])
+def test_committed_weights_answer_as_recorded(path, tmp_path, monkeypatch):
+    """The weights give the recorded numbers of the first episodes (float16: up to a rare flipped answer)."""
     monkeypatch.setenv("METAICL_DATA", str(REAL_DATA))
-    weights = sorted((ROOT / "results" / "loo_real").rglob("weights-float16.safetensors"))
-    assert weights
-    for path in weights:
-        config = ConfigDict(json.loads((path.parent / "config.json").read_text()))
-        records = [json.loads(line) for line in (path.parent / "records.jsonl").read_text().splitlines()]
+    config = ConfigDict(json.loads((path.parent / "config.json").read_text()))
+    records = [json.loads(line) for line in (path.parent / "records.jsonl").read_text().splitlines()]
+    if config.data.kind == "album":
         # Episodes of a data set do not depend on the others: a few of them make a problem and embed quickly.
         some = {r["dataset"] for r in records} | {"FL5_Mini", "NEU_Mini", "RSS_Mini"}
         config.data.datasets = tuple(sorted(some))
         config.data.cache = str(tmp_path)
-        problem = make_problem(config, jax.device_put)
-        entry = config.learners[config.learner].to_dict()
-        settings = {k: v for k, v in entry.items() if k not in ("kind", "train", "test")}
-        learner = make_learner(entry["kind"], problem.spec, **settings)
-        meta = load_weights(path, jax.eval_shape(learner.init, jax.random.key(0)))
-        for held in problem.test:
-            [record] = [r for r in records if r["dataset"] == held.dataset and r["evaluation"] == "main"]
-            count = 20
-            values = evaluate(problem.spec, learner, meta, held.source, range(count), batch=20)["values"]
-            recorded = np.asarray(record["values"]["accuracy"][:count])
-            assert np.mean(np.abs(values["accuracy"] - recorded)) < 0.02
-            np.testing.assert_allclose(
-                values["loss"].mean(), np.mean(record["values"]["nll"][:count]), rtol=0.05
-            )
+    problem = make_problem(config, jax.device_put)
+    entry = config.learners[config.learner].to_dict()
+    settings = {k: v for k, v in entry.items() if k not in NOT_SETTINGS} | entry.get("test", {})
+    learner = make_learner(entry["kind"], problem.spec, **settings)
+    meta = load_weights(path, jax.eval_shape(learner.init, jax.random.key(0)))
+    for held in problem.test:
+        [record] = [
+            r
+            for r in records
+            if (r["dataset"], r["evaluation"], r["learner"]) == (held.dataset, "main", config.learner)
+        ]
+        recorded, count = {k: np.asarray(v[:20]) for k, v in record["values"].items()}, 20
+        values = evaluate(problem.spec, learner, meta, held.source, range(count), batch=count)["values"]
+        if "accuracy" in recorded:
+            assert np.mean(np.abs(values["accuracy"] - recorded["accuracy"])) < 0.02
+        loss = recorded["nll" if "nll" in recorded else "mse"]
+        # Not all: many steps on a rugged loss may amplify the last bit.
+        assert np.mean(np.isclose(values["loss"], loss, rtol=0.05, atol=0.02)) >= 0.9

@@ -387,6 +387,17 @@ def test_a_gradient_that_is_no_number_stops_the_run_too():
         fit(counter(spoil_at=2), one_stage(5), schedule=dict(log_every=100))
 
 
+def test_a_diverging_inner_loop_is_named_by_step_and_rate():
+    settings = dict(encoder="mlp", encoder_settings=dict(hidden=(8,)), inner_steps=9, inner_lr=1e30)
+    learner = make_learner("maml", VECTORS, order="first", **settings)
+    text = (
+        r"not finite at step 1\. .*The inner loop of task 0 of the batch diverged at its step \d of 9, with the "
+        r"rate 1e\+30: lower inner_lr\."
+    )
+    with pytest.raises(NonFinite, match=text):
+        fit(learner, one_stage(2, source_of(1, scale=1e10)))
+
+
 def test_the_replica_that_failed_is_named():
     sources = replicate([source_of(1), source_of(2, bad_from=3)])
     with pytest.raises(NonFinite, match=r"loss is not finite at step 4 of replica 'second'"):

@@ -90,6 +90,7 @@ def _record(run, replica, name, meta, step, split, held, evaluation, progress) -
         shots=evaluation.shots,
         progress=progress,
     )
+    _check_finite(result["values"]["loss"], name, held, evaluation)
     head = {
         "run": run.name,
         "replica": replica.name,
@@ -109,6 +110,17 @@ def _record(run, replica, name, meta, step, split, held, evaluation, progress) -
         "episodes": {"seed": e.seed + (split == "validation"), "start": 0, "count": evaluation.episodes},
     }
     return head | dict(evaluation.beside) | _rounded(result)
+
+
+def _check_finite(loss: np.ndarray, name: str, held: TestSet, evaluation: Evaluation) -> None:
+    """Refuses answers that are not numbers; only a sweep may go on to where a learner diverges."""
+    bad = np.flatnonzero(~np.isfinite(loss))
+    if len(bad) and evaluation.kind != "sweep":
+        raise FloatingPointError(
+            f"The answers of {f'{name} {evaluation.variant}'.strip()} to episode {bad[0]} of {held.dataset} (and "
+            f"{len(bad) - 1} others) are not finite. If it adapts by gradient steps, lower inner_lr in its entry's "
+            "'test', or take fewer inner_steps."
+        )
 
 
 def _rounded(result: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from metaicl.train import Hooks, Schedule, TrainState, listed, train
 from metaicl.writer import Writer
 
 # Keys of a learner's entry that its constructor does not take.
-_NOT_SETTINGS = ("kind", "train", "test", "variants", "sweep")
+NOT_SETTINGS = ("kind", "train", "test", "variants", "sweep")
 
 
 class Replica(NamedTuple):
@@ -81,7 +81,7 @@ class Run:
                 f"The config has no learner {name!r}; there are {', '.join(self.config.learners)}."
             )
         entry = as_json(self.config.learners[name])
-        chosen = {k: v for k, v in entry.items() if k not in _NOT_SETTINGS}
+        chosen = {k: v for k, v in entry.items() if k not in NOT_SETTINGS}
         if settings is not None:
             chosen |= entry.get("test", {}) | dict(settings)
         spec = self.replicas[0].problem.spec

@@ -175,13 +175,23 @@ def draw_sweep(records: Sequence[Record], look: dict[str, Look]) -> Drawing | No
         ax.set_ylabel(metric_name(metric))
         ax.set_title(pretty(dataset) or metric_title(metric))
         if not higher_is_better(metric):
-            ax.set_yscale("log")
+            _log_axis(ax.yaxis, ax.set_yscale)
     order = sorted(last, key=lambda x: last[x] * (-1 if higher_is_better(metric) else 1))
     legend(np.atleast_1d(axes)[0], order, look, lines=True, chance=False)
     caption = (
         f"{metric_title(metric)} over {setting} at test time: {measured(records)}; bands are 95 % intervals."
     )
     return Drawing("sweep", caption, png_of(figure))
+
+
+def _log_axis(axis: Any, set_scale: Any) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_fits(runs: Sequence[Run]) -> list[Drawing]:
