@@ -94,6 +94,29 @@ def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     return result
 
 
+def refuse_vain(config: ConfigDict, given: Mapping[str, Any]) -> None:
+    """Refuses values of the command line that the config's runs replace by their own.
+
+    Args:
+      config: with `runs`, whose overrides are applied last.
+      given: what the command line set, by dotted key.
+
+    Raises:
+      ConfigError: for a value that no run would use.
+    """
+    replaced = [dict(leaves(overrides)) for overrides in config.runs.values()]
+    for key, value in given.items():
+        if replaced and all(any(_within(other, key) for other in run) for run in replaced):
+            raise ConfigError(
+                f"--config.{key}={value!r} would have no effect: every run of this config sets {key} itself. Give it "
+                "in the argument behind the config's name (--config=FILE.py:key=value), or choose among --list."
+            )
+
+
+def _within(key: str, above: str) -> bool:
+    return key == above or key.startswith(f"{above}.") or above.startswith(f"{key}.")
+
+
 def named(overrides: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
     """Runs or replicas by name, each with dotted overrides, in the nested form that a `ConfigDict` can hold."""
     result = ConfigDict()

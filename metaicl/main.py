@@ -73,9 +73,10 @@ def _unwrapped(error: BaseException) -> BaseException:
 
 def _run(argv: Sequence[str]) -> int:
     # Everything heavy is imported here, so that --help answers at once.
-    from metaicl.experiment import chosen_runs, run_experiment
+    from metaicl.experiment import chosen_runs, refuse_vain, run_experiment
 
     _CONFIG.value.runs  # noqa: B018 (raises what reading a file for the config raised)
+    refuse_vain(_CONFIG.value, config_flags.get_override_values(FLAGS["config"]))
     if _LIST.value:
         print("\n".join(f"{i} {name}" for i, name in enumerate(chosen_runs(_CONFIG.value, None))))
         return 0

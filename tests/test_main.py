@@ -73,6 +73,11 @@ def tiny(argument: str, cache, **overrides) -> list[str]:  # noqa: F811
         ([*loo("quick"), "quick"], "Unknown argument 'quick'."),
         ([*loo("quick"), "--run=99"], "There is no run '99'; the runs are: 0 held_out=cells, 1 held_out="),
         ([*loo("quick"), "--run=held_out=mars"], "There is no run 'held_out=mars'; the runs are: 0 "),
+        (
+            loo("quick", learner="maml"),
+            "--config.learner='maml' would have no effect: every run of this config",
+        ),
+        (loo("", **{"data.held_out": "cells"}), "--config.data.held_out='cells' would have no effect"),
         (loo("quick", **{"data.kind": "tables"}), "data.kind is 'tables'; there are album, linear_functions"),
     ],
     ids=lambda value: value.split(".")[0][:40] if isinstance(value, str) else "",

@@ -16,13 +16,13 @@ import jax
 from ml_collections import ConfigDict
 
 from metaicl import sharding
-from metaicl.configuration import ConfigError, as_json, overridden
+from metaicl.configuration import ConfigError, as_json, overridden, refuse_vain
 from metaicl.experiment.problems import make_problem
 from metaicl.experiment.runs import check_folder, execute, make_run
 from metaicl.files import write_text
 from metaicl.report import write_report
 
-__all__ = ["make_problem", "make_run", "run_experiment"]
+__all__ = ["make_problem", "make_run", "refuse_vain", "run_experiment"]
 
 
 def run_experiment(
