@@ -12,6 +12,8 @@ from metaicl.report.statistics import Interval, cells_of, hierarchical_bootstrap
 from metaicl.report.style import (
     DASHED,
     INK,
+    MUTED,
+    TRAINED,
     Drawing,
     Look,
     canvas,
@@ -77,6 +79,34 @@ def draw_training(runs: Sequence[Run]) -> Drawing | None:
     who = f"{lines} runs and replicas as thin lines, their mean bold" if lines > 1 else "one run"
     caption = f"Training: {who} (long curves as a moving average over 2 % of their points)."
     return Drawing("training", caption, png_of(figure))
+
+
+def draw_learning(runs: Sequence[Run], look: dict[str, Look]) -> Drawing | None:
+    """Validation over steps, a line for every learner that was trained: the mean of its runs and replicas."""
+    names = {k for run in runs for line in run.metrics if line.get("split") == "validation" for k in line}
+    metric = "accuracy" if "accuracy" in names else "loss"
+    series = defaultdict(list)
+    by_run = {run.name: run.config.get("learner", run.name) for run in runs}
+    for (run, _), points in _series(runs, "validation", metric).items():
+        if len(points) > 1:
+            series[by_run[run]].append(points)
+    if not 1 < len(series) <= len(TRAINED) + len(MUTED):
+        return None
+    curves = {learner: _mean_curve(found) for learner, found in series.items()}
+    sign = -1 if higher_is_better(metric) else 1
+    order = sorted(curves, key=lambda x: sign * curves[x][1][-1])
+    colors = dict(zip(sorted(curves), TRAINED + MUTED, strict=False))
+    colors |= {learner: look[learner].color for learner in curves if learner in look}
+    figure, axes = canvas(7.8, 4.3)
+    for learner in order:
+        steps, mean = curves[learner]
+        axes.plot(steps, mean * scale_of(metric), color=colors[learner], lw=1.8, label=pretty(learner))
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"validation {metric_name(metric)}")
+    axes.set_title("What each learner learns")
+    figure.legend(loc="outside right upper")
+    caption = "Validation during training: the mean over the runs and replicas of each learner, best last value first."
+    return Drawing("learning", caption, png_of(figure))
 
 
 def _draw_runs(axes: Any, series: list[np.ndarray], scale: float, color: str, split: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from metaicl.report.curves import draw_fits, draw_shots, draw_sweep, draw_training
+from metaicl.report.curves import draw_fits, draw_learning, draw_shots, draw_sweep, draw_training
 from metaicl.report.reading import Group, Record, Run, higher_is_better
 from metaicl.report.statistics import Interval, Summary, calibration_error
 from metaicl.report.style import (
@@ -176,5 +176,6 @@ def draw_all(
                 draw_reliability(summary, look),
             ]
             drawings += [d._replace(name=d.name + suffix) for d in found if d]
-        drawings += [draw_shots(shots, look), draw_sweep(sweeps, look), *draw_fits(runs), draw_training(runs)]
+        drawings += [draw_shots(shots, look), draw_sweep(sweeps, look), *draw_fits(runs)]
+        drawings += [draw_learning(runs, look), draw_training(runs)]
     return [drawing for drawing in drawings if drawing]
