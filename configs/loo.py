@@ -129,7 +129,13 @@ def pixel_learners() -> dict:
         "maml": dict(kind="maml", **steps, **PIXELS),
         "fomaml": dict(kind="maml", order="first", **steps, **PIXELS),
         "reptile": dict(
-            kind="reptile", inner_steps=5, inner_lr=1e-3, test=dict(inner_steps=30), train=REPTILE, **PIXELS
+            kind="reptile",
+            inner_steps=5,
+            inner_lr=1e-3,
+            inner_batch=10,
+            test=dict(inner_steps=30),
+            train=REPTILE,
+            **PIXELS,
         ),
     }
 

@@ -226,6 +226,8 @@ class _Loop:
             k: np.stack([np.atleast_1d(values[k]) for values in fetched]) for k in fetched[0]
         }  # [steps, R]
         for name in ("loss", "grad_norm"):
+            if name not in table:  # a learner that needs no queries may have none
+                continue
             bad = np.argwhere(~np.isfinite(table[name]))
             if len(bad):
                 step, replica = number - len(pending) + 1 + bad[0][0], names[bad[0][1]]

@@ -224,3 +224,15 @@ def test_minibatches_with_replacement_are_fresh_subsets():
 def test_subsets_of_a_smaller_set_repeat_it():
     rows = np.asarray(replacement_rows(KEY, np.ones(2, np.float32), 6, 4))
     assert all(np.array_equal(np.bincount(r), [3, 3]) for r in rows)
+
+
+def test_training_needs_no_queries(x64):
+    """The pseudo-gradient is of the support alone; without queries there are no metrics of them."""
+    learner, meta = make(inner_batch=None, inner_steps=2, **SGD)
+    episodes = batch(2)
+    nothing = episodes.replace(query=jax.tree.map(lambda a: a[:, :0], episodes.query))
+    step = jax.jit(learner.meta_grad)
+    with_queries, _, _ = step(meta, episodes, KEY, 0)
+    without, _, values = step(meta, nothing, KEY, 0)
+    synthetic.leaves_close(without, with_queries, rtol=1e-12)
+    assert set(values) == {"failed_task", "failed_step"}

@@ -49,6 +49,7 @@ LEARNERS = {f"learners.in_context.{key}": value for key, value in TOKENS.items()
     f"learners.{name}.encoder_settings.filters": (4, 4)
     for name in ("in_context", "prototypes", "maml", "fomaml", "reptile")
 }
+LEARNERS |= {"learners.reptile.inner_batch": 4}
 TINY = ALBUM | TASK | TRAIN | LEARNERS
 
 

@@ -137,8 +137,8 @@ def _published(data, task, evaluation, place) -> Problem:
     )
 
 
-def _episodic(store, parts, split_by, task, evaluation) -> Problem:
-    """N-way K-shot episodes of the pools of each part."""
+def _episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Problem:
+    """N-way K-shot episodes of the pools of each part; `suffix` is added to the names that are reported."""
     shape = _item_shape(store)
     ways, shots = _largest(task.ways), task.get("test_shots", 0) or _largest(task.shots)
     spec = TaskSpec("classify", shape, str(store.consts["x"].dtype), ways)
@@ -146,7 +146,7 @@ def _episodic(store, parts, split_by, task, evaluation) -> Problem:
 
     def held(pool, seed):
         source = sampler.episodes(store, [pool], seed=seed, **drawing)
-        names = (pool.name, pool.domain, len(pool.classes), split_by[pool.name])
+        names = (pool.name + suffix, pool.domain, len(pool.classes), split_by[pool.name])
         return TestSet(*names, ways, shots, ways * task.test_queries, source)
 
     def train(seed):

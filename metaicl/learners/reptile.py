@@ -136,14 +136,20 @@ def _task(spec, network: Classifier, inner: InnerLoop, direction: str, tail: int
             )
             before = jax.tree.map(lambda a: a[-2], path)
         difference = jax.tree.map(jnp.subtract, before, result.params)
-        outputs = network.answer(
-            network.state(result.params, episode.support), episode.query.x, episode.query.mask
-        )
-        values = losses.metrics(spec, losses.mask_absent(spec, outputs, episode.support), episode.query)
+        values = _query_metrics(spec, network, result.params, episode)
         values["failed_step"] = result.failed
         return None if opt_state is None else result.opt_state, (difference, values)
 
     return task
+
+
+def _query_metrics(spec, network: Classifier, weights, episode) -> dict[str, jax.Array]:
+    """How the adapted weights answer the queries; nothing where an episode has none, for none are needed."""
+    query = episode.query
+    if not query.mask.shape[0]:
+        return {}
+    outputs = network.answer(network.state(weights, episode.support), query.x, query.mask)
+    return losses.metrics(spec, losses.mask_absent(spec, outputs, episode.support), query)
 
 
 def _with_tail(inner, episode, inner_batch, key) -> tuple[Examples, jax.Array]:
