@@ -132,9 +132,10 @@ def _album(data, task, evaluation, place) -> Problem:
 def _published(data, task, evaluation, place) -> Problem:
     """Episodes of a data set that comes with its own parts for training, validation and test."""
     parts, store = _stored_split(json.dumps(as_json(data)), place)
-    return _episodic(
-        store, parts, {pool.name: "classes" for part in parts for pool in part}, task, evaluation
-    )
+    split_by = {pool.name: "classes" for part in parts for pool in part}
+    # Other splits have other test classes: what is measured on them must not be paired or averaged.
+    suffix = f"_{data.split}_split" if data.get("split") else ""
+    return _episodic(store, parts, split_by, task, evaluation, suffix)
 
 
 def _episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Problem:
