@@ -155,6 +155,34 @@ def test_sinusoids_end_in_a_sweep_and_fits(tmp_path, capsys):
     }
 
 
+def test_a_measurement_goes_from_config_to_report(tmp_path, capsys):
+    """Taylor coefficients of one method, on a small network: measured beside theory, and a second call skips it."""
+    overrides = {"measure.seeds": 1, "measure.tasks": 2, "measure.batch": 3, "measure.minibatches": (2,)}
+    flags = [f"--config={ROOT}/configs/taylor.py", *flags_of(overrides), "--run=method=reptile"]
+    assert command_line(*flags, f"--workdir={tmp_path}") == 0
+    lines = records_of(tmp_path / "method=reptile")
+    errors = [r["values"]["relative error"] for r in lines if r["evaluation"] == "main"]
+    assert len(errors) == 2 and max(map(max, errors)) < 0.02
+    measured = {(r["dataset"], r["learner"]): r["values"]["coefficient"] for r in lines if "value" in r}
+    assert measured["AvgGradInner", "reptile in theory"] == [1.0]
+    assert measured["AvgGrad", "reptile"] == pytest.approx([2.0], rel=0.02)
+    assert (tmp_path / "figures" / "sweep.png").exists()
+    capsys.readouterr()
+    assert command_line(*flags, f"--workdir={tmp_path}") == 0
+    assert "finished before" in capsys.readouterr().err
+    changed = [*flags, "--config.measure.batch=4", f"--workdir={tmp_path}"]
+    assert command_line(*changed) == 1
+    assert "holds a run of another config (measure.batch: 3 -> 4)" in capsys.readouterr().err
+
+
+def test_an_unknown_measurement_is_refused(tmp_path):
+    config = load_config(ROOT / "configs" / "taylor.py", "quick")
+    config = overridden(config, {"measure.kind": "tailor"})
+    name, own = next(iter(chosen_runs(config, None).items()))
+    with pytest.raises(ConfigError, match="measure.kind is 'tailor'; there are taylor"):
+        make_any(name, own, tmp_path / name, mesh())
+
+
 def test_variants_are_rows_of_the_same_training(tmp_path, monkeypatch, capsys):
     """Both modes of batch norm in the table, from one training."""
     monkeypatch.setitem(problems._READERS, "omniglot", small_split)
@@ -250,8 +278,10 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
         assert chosen_runs(config, str(number)) == chosen_runs(config, name) == {name: own}
         if embedded and own.data.held_out not in ("", "cells", "plants", "machines"):
             continue
-        run = make_run(name, own, tmp_path / name, mesh())
+        run = make_any(name, own, tmp_path / name, mesh())
         assert run.name == name and not run.finished
+        if "measure" in own:
+            continue
         assert own.learner in own.learners and set(own.baselines) <= set(own.learners)
     assert list(tmp_path.iterdir()) == []
 

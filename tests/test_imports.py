@@ -33,6 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "learners": ("episode", "losses", "models"),
     "data": ("episode",),
     "features": ("data.pool", "data.images", "models"),
+    "analysis": ("episode", "losses", "learners"),
     "evaluate": ("episode", "losses", "learners.base"),
     "train": ("episode", "losses", "learners.base", "evaluate", "sharding", "checkpoint", "writer"),
     "experiment": ("*",),  # the composer: everything but main

@@ -12,9 +12,10 @@ import pytest
 
 from metaicl.analysis.taylor import METHODS, coefficients, orders
 from metaicl.episode import Examples, TaskSpec
+from metaicl.learners.classifier import make_classifier
 
 SPEC = TaskSpec("regress", (2,), "float64", 1)
-NETWORK = {"encoder": "mlp", "encoder_settings": {"hidden": (6,), "activation": "tanh"}, "dtype": "float64"}
+NETWORK = make_classifier(SPEC, "mlp", {"hidden": (6,), "activation": "tanh"}, "float64")
 
 
 def tasks(items, count=3):
@@ -22,6 +23,11 @@ def tasks(items, count=3):
     x = rng.normal(size=(count, items, 2))
     w = rng.normal(size=(count, 2, 1))
     return Examples(jnp.asarray(x), jnp.asarray(np.sin(2 * x @ w)), jnp.ones((count, items)))
+
+
+def measured(method, k, inner_lr, items=None):
+    params = jax.tree.map(lambda a: a.astype("float64"), NETWORK.init(jax.random.key(0)))
+    return coefficients(NETWORK.support_loss, params, tasks(items or 4 * k), method, k, inner_lr=inner_lr)
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
@@ -42,7 +48,7 @@ def test_orders_hold_every_ordered_pair_equally_often(k):
     ("method", "k"), [("maml", 2), ("maml", 4), ("fomaml", 4), ("reptile", 2), ("reptile", 4)]
 )
 def test_coefficients_are_those_of_the_theory(x64, method, k):
-    found = coefficients(SPEC, tasks(4 * k), method, k, inner_lr=1e-3, key=jax.random.key(0), **NETWORK)
+    found = measured(method, k, 1e-3)
     grad, inner = METHODS[method](k)
     assert found["grad"] == pytest.approx(grad, rel=1e-3)
     assert found["inner"] == pytest.approx(inner, rel=1e-3)
@@ -51,16 +57,13 @@ def test_coefficients_are_those_of_the_theory(x64, method, k):
 
 
 def test_a_large_step_leaves_the_expansion(x64):
-    found = coefficients(SPEC, tasks(16), "maml", 4, inner_lr=0.5, key=jax.random.key(0), **NETWORK)
+    found = measured("maml", 4, 0.5)
     assert abs(found["inner"] / 6 - 1) > 0.05
 
 
 @pytest.mark.parametrize(
-    ("settings", "text"), [({"method": "anil"}, "method is 'anil'"), ({"k": 3}, "do not make 3")]
+    ("method", "k", "text"), [("anil", 4, "method is 'anil'"), ("maml", 3, "do not make 3 minibatches")]
 )
-def test_refuses(settings, text):
-    chosen = {"method": "maml", "k": 4} | settings
+def test_refuses(method, k, text):
     with pytest.raises(ValueError, match=text):
-        coefficients(
-            SPEC, tasks(16), chosen["method"], chosen["k"], inner_lr=0.1, key=jax.random.key(0), **NETWORK
-        )
+        measured(method, k, 0.1, items=16)

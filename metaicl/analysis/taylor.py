@@ -17,15 +17,15 @@ moving with the steps a and -a parts the move into an even part, c_grad AvgGrad 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaicl.episode import Array, Examples, PyTree, TaskSpec
-from metaicl.learners.classifier import make_classifier
-from metaicl.learners.inner import Order, inner_loop
+from metaicl.episode import Examples, PyTree
+from metaicl.learners.inner import Loss, Order, inner_loop
 
 METHODS: dict[str, Callable[[int], tuple[float, float]]] = {
     "maml": lambda k: (1.0, 2.0 * (k - 1)),
@@ -41,19 +41,18 @@ def orders(k: int) -> np.ndarray:
 
 
 def coefficients(
-    spec: TaskSpec, tasks: Examples, method: str, k: int, *, inner_lr: float, key: Array, **network
+    loss: Loss, params: PyTree, tasks: Examples, method: str, k: int, *, inner_lr: float
 ) -> dict[str, float]:
-    """Measures the coefficients of one method at freshly initialised weights.
+    """Measures the coefficients of one method at given weights.
 
     Args:
-      spec: of the tasks.
+      loss: `(params, batch, key, shown) -> scalar`, see `inner.InnerLoop`; smooth, for a relu has no second
+        derivative to speak of. Calls with the same loss share their compiled programs.
+      params: the initial weights. Reptile's move is a difference of weights: it needs every digit of 64 bits.
       tasks: `[B, k m, ...]`: k minibatches of m items of each of B tasks.
       method: a key of `METHODS`.
       k: number of minibatches, at least 2. MAML adapts to k - 1 of them and takes its loss on the last.
       inner_lr: a. The error is of order a^2.
-      key: of the initial weights.
-      **network: `encoder`, `encoder_settings` and `dtype` of `classifier.make_classifier`. Activations must be
-        smooth: a relu has no second derivative to speak of.
 
     Returns:
       `grad` and `inner`, the measured c_grad and c_inner; `grad_rest` and `inner_rest`, the share of the even and the
@@ -67,21 +66,19 @@ def coefficients(
         raise ValueError(f"method is {method!r}; use one of {', '.join(METHODS)}.")
     if k < 2 or items % k:
         raise ValueError(f"{items} items do not make {k} minibatches; k is at least 2 and divides them.")
-    dtype = network.get("dtype", "float32")
-    net = make_classifier(spec, network["encoder"], network["encoder_settings"], dtype)
-    # Reptile's move is a difference of weights: it needs every digit there is.
-    params = jax.tree.map(lambda a: a.astype(dtype), net.init(key))
     rows = np.arange(items).reshape(k, -1)
-    move = lambda rate: jax.jit(_mean_move(net.support_loss, method, k, rate))(params, tasks, rows[orders(k)])
-    there, back = move(inner_lr), move(-inner_lr)
+    there, back = (
+        _mean_move(loss, method, k, rate)(params, tasks, rows[orders(k)]) for rate in (inner_lr, -inner_lr)
+    )
     even = jax.tree.map(lambda a, b: (a + b) / 2, there, back)
     odd = jax.tree.map(lambda a, b: (b - a) / (2 * inner_lr), there, back)
-    average, inner = jax.jit(_averages(net.support_loss, k))(params, tasks, rows)
+    average, inner = _averages(loss, k)(params, tasks, rows)
     grad, grad_rest = _along(even, average)
     inner_share, inner_rest = _along(odd, inner)
     return {"grad": grad, "inner": inner_share, "grad_rest": grad_rest, "inner_rest": inner_rest}
 
 
+@functools.lru_cache
 def _mean_move(loss, method: str, k: int, rate: float):
     """`(params, tasks, rows [2 k, k, m]) -> move`, the mean over tasks and orders, in units of gradients."""
     steps = k if method == "reptile" else k - 1
@@ -101,9 +98,10 @@ def _mean_move(loss, method: str, k: int, rate: float):
         return jax.tree.map(lambda a, b: (a - b) / rate, params, adapted)
 
     per_task = jax.vmap(move, in_axes=(None, None, 0))
-    return _mean_over_tasks(per_task)
+    return jax.jit(_mean_over_tasks(per_task))
 
 
+@functools.lru_cache
 def _averages(loss, k: int):
     """`(params, tasks, rows [k, m]) -> (AvgGrad, AvgGradInner)`, by Hessian-vector products."""
 
@@ -125,7 +123,7 @@ def _averages(loss, k: int):
         each = jax.vmap(one, in_axes=(None, 0, None))(params, tasks, rows)
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), each)
 
-    return mean
+    return jax.jit(mean)
 
 
 def _mean_over_tasks(per_task):

@@ -13,12 +13,14 @@ import time
 from collections.abc import Sequence
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from metaicl import sharding
 from metaicl.configuration import ConfigError, as_json, overridden, refuse_vain
+from metaicl.experiment.measuring import Measurement, make_measurement, measure
 from metaicl.experiment.problems import make_problem
-from metaicl.experiment.runs import check_folder, execute, make_run
+from metaicl.experiment.runs import Run, check_folder, execute, make_run
 from metaicl.files import write_text
 from metaicl.report import write_report
 
@@ -48,7 +50,7 @@ def run_experiment(
     sharding.check_same("configs", json.dumps(as_json(config), sort_keys=True).encode())
     mesh = sharding.make_mesh()
     first = jax.process_index() == 0
-    runs = [make_run(name, part, root / name, mesh) for name, part in chosen_runs(config, only).items()]
+    runs = [make_any(name, part, root / name, mesh) for name, part in chosen_runs(config, only).items()]
     for run in runs:
         check_folder(run)
     if first and command:
@@ -58,12 +60,21 @@ def run_experiment(
         if first:
             _say(f"[{number}/{len(runs)}] {run.name}" + (": finished before" if finished else ""))
         if not finished:
-            execute(run)
+            measure(run) if isinstance(run, Measurement) else execute(run)
     if not first:
         return ""
     table = write_report(root)
     _say(f"{len(runs)} runs in {time.time() - started:.0f} s. Report: {root / 'report.html'}")
     return table
+
+
+def make_any(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) -> Run | Measurement:
+    """A run that trains and evaluates learners, or one that measures something about them."""
+    return (
+        make_measurement(name, config, folder)
+        if "measure" in config
+        else make_run(name, config, folder, mesh)
+    )
 
 
 def chosen_runs(config: ConfigDict, only: str | None) -> dict[str, ConfigDict]:
@@ -82,9 +93,11 @@ def chosen_runs(config: ConfigDict, only: str | None) -> dict[str, ConfigDict]:
 
 def _own_config(config: ConfigDict) -> ConfigDict:
     """Without what the run does not use, so that it does not depend on other runs and their learners."""
-    used = {config.learner, *config.baselines}
     with config.unlocked():
         del config["runs"]
+        if "measure" in config:
+            return config
+        used = {config.learner, *config.baselines}
         config.learners = ConfigDict({name: entry for name, entry in config.learners.items() if name in used})
     return config
 

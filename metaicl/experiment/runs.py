@@ -22,6 +22,7 @@ from metaicl.configuration import ConfigError, as_json, differences, overridden
 from metaicl.data.pipeline import open_batches
 from metaicl.episode import Episode, Source, Stage, TaskSpec, replicate
 from metaicl.evaluate import evaluate, mean_score
+from metaicl.experiment.measuring import Measurement
 from metaicl.experiment.problems import Problem, make_problem
 from metaicl.experiment.recording import evaluations, fits, records
 from metaicl.files import write_text
@@ -186,7 +187,7 @@ def execute(run: Run) -> None:
         write_text(run.folder / "records.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def check_folder(run: Run) -> None:
+def check_folder(run: Run | Measurement) -> None:
     """Refuses a folder that holds a run of another config, be it finished or not."""
     path = run.folder / "config.json"
     changed = differences(json.loads(path.read_text()), _identity(run)) if path.exists() else []
@@ -198,10 +199,10 @@ def check_folder(run: Run) -> None:
         )
 
 
-def _identity(run: Run) -> dict[str, Any]:
+def _identity(run: Run | Measurement) -> dict[str, Any]:
     """The config as config.json holds it: what the run does, not where its data are kept."""
     identity = as_json(run.config)
-    identity["data"].pop("cache", None)
+    identity.get("data", {}).pop("cache", None)
     return identity
 
 

@@ -89,20 +89,17 @@ def batch_normalized(x: jax.Array, mask: jax.Array) -> jax.Array:
 def group_normalized(x: jax.Array) -> jax.Array:
     """Normalises groups of channels of every row (Wu and He 2018): `[n, h, w, c]`.
 
-    Moments are summed over positions first and over the channels of a group then, which keeps the large
-    reduction contiguous; the rest is one multiplication and one addition per element.
+    Moments are summed over positions, and then over the channels of a group by a product with a small matrix: on a
+    CPU the derivative of this is twice as fast as that of a reduction over a reshaped array.
     """
     n, h, w, c = x.shape
     groups = next(g for g in range(min(GROUPS, c), 0, -1) if c % g == 0)
-
-    def mean_of_groups(per_channel):  # [n, c] sums -> [n, c] means of each channel's group
-        grouped = jnp.sum(per_channel.reshape(n, groups, c // groups), axis=-1) / (h * w * c // groups)
-        return jnp.repeat(grouped, c // groups, axis=-1)
-
-    mean = mean_of_groups(jnp.sum(x, axis=(1, 2)))
-    variance = mean_of_groups(jnp.sum(x * x, axis=(1, 2))) - mean * mean
-    scale = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + _EPSILON)
-    return x * scale[:, None, None, :] - (mean * scale)[:, None, None, :]
+    member = jnp.repeat(jnp.eye(groups, dtype=x.dtype), c // groups, axis=0)  # [c, groups]
+    mean_of_group = member @ member.T / (h * w * c // groups)  # [c, c]
+    rows = x.reshape(n, h * w, c)
+    centred = rows - (jnp.sum(rows, axis=1) @ mean_of_group)[:, None, :]
+    variance = jnp.sum(centred * centred, axis=1) @ mean_of_group
+    return (centred * jax.lax.rsqrt(variance + _EPSILON)[:, None, :]).reshape(x.shape)
 
 
 def halved_by_max(x: jax.Array, keep_border: bool = False) -> jax.Array:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that train nothing: a quantity of the learners, measured against what theory says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from metaicl.analysis import taylor
+from metaicl.configuration import ConfigError, as_json
+from metaicl.data import functions
+from metaicl.episode import TaskSpec
+from metaicl.files import write_text
+from metaicl.learners.classifier import Classifier, make_classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A named run of a config with `measure` instead of learners.
+
+    Attributes:
+      name: name of the run and of its folder.
+      config: of the run, overrides applied.
+      folder: where its outputs go.
+    """
+
+    name: str
+    config: ConfigDict
+    folder: pathlib.Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether its records are there: they are written last, at once."""
+        return (self.folder / "records.jsonl").exists()
+
+
+def make_measurement(name: str, config: ConfigDict, folder: pathlib.Path) -> Measurement:
+    """Builds a measurement, and says at once what is wrong with it."""
+    kind = config.measure.kind
+    if kind not in _KINDS:
+        raise ConfigError(f"measure.kind is {kind!r}; there are {', '.join(_KINDS)}.")
+    return Measurement(name, config, folder)
+
+
+def measure(run: Measurement) -> None:
+    """Measures and records. It is short: an interrupted one begins again."""
+    lines = _KINDS[run.config.measure.kind](run)
+    if jax.process_index() == 0:
+        write_text(run.folder / "config.json", json.dumps(as_json(run.config), indent=1, sort_keys=True))
+        write_text(run.folder / "records.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _taylor(run: Measurement) -> list[dict[str, Any]]:
+    """Coefficients of the leading terms of one method's meta-gradients, for every number of minibatches."""
+    m, lines = run.config.measure, []
+    network = make_classifier(TaskSpec("regress", (1,), "float64", 1), "mlp", as_json(m.network), "float64")
+    with jax.enable_x64(True), tqdm(total=len(m.minibatches), desc=f"  {run.name}", file=sys.stderr) as bar:
+        for k in m.minibatches:
+            each = [_taylor_at(m, network, k, seed) for seed in range(m.seeds)]
+            bar.update()
+            theory = dict(zip(("grad", "inner"), taylor.METHODS[m.method](k), strict=True))
+            head = {"run": run.name, "domain": "sinusoids", "shots": m.batch, "seed": 0, "step": 0}
+            for part, exact in theory.items():
+                name = {"grad": "AvgGrad", "inner": "AvgGradInner"}[part]
+                values = np.array([found[part] for found in each])
+                error = {"relative error": list(np.abs(values / exact - 1))}
+                head |= {"learner": m.method, "dataset": f"{name} k={k}"}
+                head |= {"trained": True}  # drawn in full colours; theory is pale
+                lines.append(head | {"evaluation": "main", "values": error})
+                point = {"evaluation": "sweep", "dataset": name, "setting": "minibatches", "value": k}
+                lines.append(head | point | {"values": {"coefficient": list(values)}})
+                ideal = {
+                    "trained": False,
+                    "learner": f"{m.method} in theory",
+                    "values": {"coefficient": [exact]},
+                }
+                lines.append(head | point | ideal)
+    return lines
+
+
+def _taylor_at(m: ConfigDict, network: Classifier, k: int, seed: int) -> dict[str, float]:
+    """One measurement: `m.tasks` sine curves, and initial weights, of a seed."""
+    source = functions.sinusoids(seed=seed, points=k * m.batch, queries=1)
+    episodes, _ = source.build(source.consts, {"index": np.arange(m.tasks)}, jax.random.key(0))
+    tasks, params = jax.tree.map(
+        lambda a: jnp.asarray(a, jnp.float64), (episodes.support, network.init(jax.random.key(seed)))
+    )
+    return taylor.coefficients(network.support_loss, params, tasks, m.method, k, inner_lr=m.inner_lr)
+
+
+_KINDS: dict[str, Callable[[Measurement], list[dict[str, Any]]]] = {"taylor": _taylor}
