@@ -21,7 +21,7 @@ from metaicl.configuration import ConfigError, leaves, named, overridden
 from metaicl.data import splits
 from metaicl.data.pool import Pool
 from metaicl.evaluate import evaluate
-from metaicl.experiment import chosen_runs, make_run, problems, run_experiment
+from metaicl.experiment import chosen_runs, make_any, make_run, problems, run_experiment
 from metaicl.experiment.runs import execute, make_optimizer
 from metaicl.models.squeezenet import expected_shapes
 
@@ -179,7 +179,7 @@ def test_an_unknown_measurement_is_refused(tmp_path):
     config = load_config(ROOT / "configs" / "taylor.py", "quick")
     config = overridden(config, {"measure.kind": "tailor"})
     name, own = next(iter(chosen_runs(config, None).items()))
-    with pytest.raises(ConfigError, match="measure.kind is 'tailor'; there are taylor"):
+    with pytest.raises(ConfigError, match=r"measure\.kind is 'tailor'; there are taylor"):
         make_any(name, own, tmp_path / name, mesh())
 
 
