@@ -29,49 +29,56 @@ class Tasks(NamedTuple):
     rows: torch.Tensor | None = None
 
 
-def to_torch(params: dict[str, Any], side: int) -> Tensors:
+def to_torch(params: dict[str, Any], side: int, stride: int) -> Tensors:
     """Our weights in PyTorch's names and layout.
 
-    Kernels are turned by 180 degrees, as `tasks_to_torch` turns the images: `padding=1` puts the unequal border of
-    an even image in front, our SAME behind. `side` is that of the last feature map.
+    With `stride` 2, kernels are turned by 180 degrees, as `tasks_to_torch` turns the images: `padding=1` puts the
+    unequal border of an even image in front, our SAME behind. `side` is that of the last feature map.
     """
+    turn = _turn(stride)
     encoder, head = _numpy(params["encoder"]), _numpy(params["head"])
     weights = {}
     for i in range(LAYERS):
-        weights[f"{i}.conv.weight"] = encoder[f"kernel_{i}"][::-1, ::-1].transpose(3, 2, 0, 1)
+        weights[f"{i}.conv.weight"] = encoder[f"kernel_{i}"][turn, turn].transpose(3, 2, 0, 1)
         weights[f"{i}.conv.bias"] = encoder[f"bias_{i}"]
         weights[f"{i}.norm.weight"] = encoder[f"scale_{i}"]
         weights[f"{i}.norm.bias"] = encoder[f"offset_{i}"]
-    kernel = head["kernel"].reshape(side, side, FILTERS, -1)[::-1, ::-1]
+    kernel = head["kernel"].reshape(side, side, FILTERS, -1)[turn, turn]
     weights["head.weight"] = kernel.transpose(3, 2, 0, 1).reshape(kernel.shape[-1], -1)
     weights["head.bias"] = head["bias"]
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in weights.items()}
+    return {name: torch.from_numpy(np.array(value, order="C")) for name, value in weights.items()}
 
 
-def to_jax(weights: Tensors, side: int) -> dict[str, Any]:
+def to_jax(weights: Tensors, side: int, stride: int) -> dict[str, Any]:
     """The inverse of `to_torch`, as NumPy arrays."""
+    turn = _turn(stride)
     w = {name: value.detach().numpy() for name, value in weights.items()}
     encoder = {}
     for i in range(LAYERS):
-        encoder[f"kernel_{i}"] = w[f"{i}.conv.weight"].transpose(2, 3, 1, 0)[::-1, ::-1]
+        encoder[f"kernel_{i}"] = w[f"{i}.conv.weight"].transpose(2, 3, 1, 0)[turn, turn]
         encoder[f"bias_{i}"] = w[f"{i}.conv.bias"]
         encoder[f"scale_{i}"] = w[f"{i}.norm.weight"]
         encoder[f"offset_{i}"] = w[f"{i}.norm.bias"]
-    kernel = w["head.weight"].reshape(-1, FILTERS, side, side).transpose(2, 3, 1, 0)[::-1, ::-1]
+    kernel = w["head.weight"].reshape(-1, FILTERS, side, side).transpose(2, 3, 1, 0)[turn, turn]
     head = {"kernel": kernel.reshape(side * side * FILTERS, -1), "bias": w["head.bias"]}
     return {"encoder": encoder, "head": head}
+
+
+def _turn(stride):
+    return slice(None, None, -1 if stride == 2 else 1)
 
 
 def _numpy(arrays):
     return {name: np.asarray(value) for name, value in arrays.items()}
 
 
-def tasks_to_torch(episodes, rows=None) -> Tasks:
-    """Our batch of episodes (images `[B, n, h, w, 1]`), every image turned by 180 degrees."""
+def tasks_to_torch(episodes, stride: int, rows=None) -> Tasks:
+    """Our batch of episodes (images `[B, n, h, w, 1]`), every image turned by 180 degrees with `stride` 2."""
+    turn = _turn(stride)
 
     def images(examples):
-        turned = np.asarray(examples.x)[:, :, ::-1, ::-1].transpose(0, 1, 4, 2, 3)
-        return torch.from_numpy(np.ascontiguousarray(turned))
+        turned = np.asarray(examples.x)[:, :, turn, turn].transpose(0, 1, 4, 2, 3)
+        return torch.from_numpy(np.array(turned, order="C"))
 
     labels = lambda examples: torch.from_numpy(np.array(examples.y)).long()
     support, query = episodes.support, episodes.query

@@ -89,7 +89,8 @@ def data(arg: ConfigDict) -> dict:
 def train(arg: ConfigDict) -> dict:
     """The schedule of the trained learners: Adam, clipped, warmed up, cosine to zero."""
     # The in-context learners take longer than the others on frozen features: see their entries.
-    steps = 0 if arg.tune else 50_000 if arg.full else 200 if arg.quick else 400
+    default = 400 if arg.backbone != "none" else 300
+    steps = 0 if arg.tune else 50_000 if arg.full else 200 if arg.quick else default
     return dict(
         steps=steps,
         batch=16 if arg.backbone != "none" else 4,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metaicl.models import bilinear
 from metaicl.models.convolution import (
     GROUPS,
     batch_normalized,
@@ -30,8 +31,8 @@ def normal(rng, *shape):
 @pytest.mark.parametrize("size", SIZES)
 def test_convolution_as_matrix_product(rng, size, stride):
     x, kernel = normal(rng, 2, *size, 3), normal(rng, 3, 3, 3, 4)
-    expected = conv3x3(x, kernel, stride, as_matmul=False)
-    got = conv3x3(x, kernel, stride, as_matmul=True)
+    expected = conv3x3(x, kernel, stride, task_batched=False)
+    got = conv3x3(x, kernel, stride, task_batched=True)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
 
@@ -180,3 +181,99 @@ def test_compute_dtype_leaves_parameters_in_single():
     params = net.init(jax.random.key(0))
     assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert net.apply(params, jnp.ones((2, 6, 6, 1)), jnp.ones(2)).dtype == jnp.bfloat16
+
+
+def second_derivatives(function, points, ways):
+    """Value, gradient, and the second derivative along `ways`, forward over reverse and reverse over reverse."""
+    gradient = jax.grad(function, argnums=tuple(range(len(points))))
+    along = lambda *p: sum(jnp.vdot(g, v) for g, v in zip(gradient(*p), ways, strict=True))
+    yield function(*points)
+    yield gradient(*points)
+    yield jax.jvp(gradient, points, ways)[1]
+    yield jax.grad(along, argnums=tuple(range(len(points))))(*points)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("channels", [2, bilinear.FEW_CHANNELS])
+@pytest.mark.parametrize("tasks", [2, bilinear.UNROLLED_TASKS + 1])
+def test_task_batched_convolution_has_the_second_derivatives_of_lax(rng, channels, tasks):
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))
+    shapes = (tasks, 2, 5, 4, channels), (tasks, 3, 3, channels, 3)
+    points, ways = (tuple(draw(*shape) for shape in shapes) for _ in range(2))
+
+    def loss(task_batched):
+        one = lambda x, kernel: jnp.sum(jnp.sin(conv3x3(x, kernel, 1, task_batched)))
+        return lambda x, kernel: jnp.sum(jax.vmap(one)(x, kernel))
+
+    run = lambda batched: jax.jit(lambda p, v: list(second_derivatives(loss(batched), p, v)))(points, ways)
+    for got, expected in zip(jax.tree.leaves(run(True)), jax.tree.leaves(run(False)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_convolution_under_two_vmaps_and_with_shared_kernels(rng):
+    x, kernels = (
+        jnp.asarray(rng.normal(size=(2, 3, 2, 4, 4, 2))),
+        jnp.asarray(rng.normal(size=(2, 3, 3, 2, 5))),
+    )
+    for axes in ((0, 0), (0, None)):
+        kernel = kernels if axes[1] == 0 else kernels[0]
+        both = []
+        for batched in (True, False):
+            one = lambda x, k, b=batched: conv3x3(x, k, 1, b)
+            shared = jax.vmap(one, in_axes=(0, None))  # the kernel is shared by the inner axis
+            both.append(jax.vmap(shared, in_axes=axes)(x, kernel))
+        np.testing.assert_allclose(*both, rtol=1e-10, atol=1e-10)
+
+
+def test_convolution_of_a_batch_spread_over_devices(rng, devices):
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x, kernel = normal(rng, len(devices), 2, 4, 4, 8), normal(rng, len(devices), 3, 3, 8, 4)
+    loss = lambda x, k: jnp.sum(jax.vmap(lambda x, k: halved_by_max(conv3x3(x, k, 1, True)))(x, k) ** 2)
+    slopes = jax.grad(loss, argnums=(0, 1))
+    expected = jax.jit(slopes)(x, kernel)
+    got = jax.jit(slopes, in_shardings=split, out_shardings=split)(x, kernel)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+def test_halving_has_the_second_derivatives_of_max_pool(rng):
+    x, way, weight = (jnp.asarray(rng.normal(size=(3, 2, 5, 6, 2))) for _ in range(3))
+
+    def loss(pool):
+        return lambda x: jnp.sum(jnp.sin(jax.vmap(pool)(x)) * jax.vmap(pool)(weight))
+
+    def plain(x):
+        blocks = x[:, :4].reshape(2, 2, 2, 3, 2, 2)
+        return jnp.max(blocks, axis=(2, 4))
+
+    for pools in zip(
+        *(second_derivatives(loss(p), (x,), (way,)) for p in (halved_by_max, plain)), strict=True
+    ):
+        for got, expected in zip(*map(jax.tree.leaves, pools), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_of_equal_entries_the_first_has_the_derivative():
+    slope = jax.grad(lambda x: jnp.sum(halved_by_max(x)))(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_array_equal(slope[0, ..., 0], [[1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("downsample", ["max_pool", "max_pool_same"])
+def test_halving_before_batch_norm_is_halving_after(rng, activation, downsample):
+    settings = {"filters": (6,), "norm": "batch", "activation": activation, "pool": "flatten"}
+    net = make_encoder("conv", (5, 6, 2), downsample=downsample, **settings)
+    x, mask = normal(rng, 4, 5, 6, 2), jnp.array([1.0, 1.0, 0.0, 1.0])
+    params = net.init(jax.random.key(0))
+    params |= {"scale_0": jnp.array([1.0, -1.0, 0.5, -2.0, 3.0, -0.1]), "offset_0": normal(rng, 6)}
+    y = batch_normalized(conv3x3(x, params["kernel_0"], 1, False), mask)
+    y = getattr(jax.nn, activation)(
+        y * params["scale_0"].reshape(1, 1, 1, -1) + params["offset_0"].reshape(1, 1, 1, -1)
+    )
+    expected = halved_by_max(y, keep_border=downsample == "max_pool_same").reshape(4, -1)
+    np.testing.assert_allclose(net.apply(params, x, mask), expected, atol=1e-4, rtol=1e-4)
+    biased = params | {"bias_0": params["bias_0"] + 3.0}
+    np.testing.assert_array_equal(net.apply(biased, x, mask), net.apply(params, x, mask))

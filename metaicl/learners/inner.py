@@ -253,8 +253,8 @@ def symmetric_gradient(loss: Callable[[PyTree, PyTree], Array]) -> Callable[[PyT
         def backward(residuals, v):
             w, floats, others = residuals
             full = jax.grad(lambda w, f: loss(w, merge(f, others)), argnums=(0, 1))
-            still = jax.tree.map(jnp.zeros_like, floats)
-            _, (w_bar, floats_bar) = jax.jvp(full, (w, floats), (v, still))
+            # `floats` are constants here, not variables with a zero tangent: zeros would be multiplied out.
+            _, (w_bar, floats_bar) = jax.jvp(lambda w: full(w, floats), (w,), (v,))
             return w_bar, floats_bar, None
 
         rule.defvjp(forward, backward)
