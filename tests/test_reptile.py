@@ -202,7 +202,7 @@ def test_separate_tail_ends_on_the_queries(x64):
     synthetic.leaves_close(grads, expected, rtol=1e-10, atol=1e-14)
 
 
-def test_separate_tail_needs_a_minibatch_of_queries():
+def test_separate_tail_needs_a_minibatch_of_queries(x64):
     learner, meta = make(inner_batch=3, inner_steps=3, direction="last", tail="separate", **SGD)
     with pytest.raises(ValueError, match="as many training queries; an episode has 4"):
         learner.meta_grad(meta, batch(2), KEY, 0)

@@ -64,6 +64,6 @@ def test_a_large_step_leaves_the_expansion(x64):
 @pytest.mark.parametrize(
     ("method", "k", "text"), [("anil", 4, "method is 'anil'"), ("maml", 3, "do not make 3 minibatches")]
 )
-def test_refuses(method, k, text):
+def test_refuses(x64, method, k, text):
     with pytest.raises(ValueError, match=text):
         measured(method, k, 0.1, items=16)

@@ -86,10 +86,11 @@ def draw_learning(runs: Sequence[Run], look: dict[str, Look]) -> Drawing | None:
     names = {k for run in runs for line in run.metrics if line.get("split") == "validation" for k in line}
     metric = "accuracy" if "accuracy" in names else "loss"
     series = defaultdict(list)
-    by_run = {run.name: run.config.get("learner", run.name) for run in runs}
+    learner_of = {run.name: run.config.get("learner") for run in runs}
     for (run, _), points in _series(runs, "validation", metric).items():
-        if len(points) > 1:
-            series[by_run[run]].append(points)
+        learner = learner_of[run]
+        if isinstance(learner, str) and len(points) > 1:
+            series[learner].append(points)
     if not 1 < len(series) <= len(TRAINED) + len(MUTED):
         return None
     curves = {learner: _mean_curve(found) for learner, found in series.items()}
