@@ -118,9 +118,8 @@ METHODS = {
     "method",
     [
         "maml",
-        *(slow(name) for name in METHODS if name not in ("maml", "fomaml", "maml++")),
         "fomaml",
-        "maml++",
+        *(slow(name) for name in METHODS if name not in ("maml", "fomaml")),
     ],
 )
 def test_equals_pytorch(method):

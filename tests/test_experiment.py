@@ -127,6 +127,7 @@ def test_other_kinds_of_problems_go_from_config_to_report(kind, tmp_path, cache,
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_sinusoids_end_in_a_sweep_and_fits(tmp_path, capsys):
     """Every learner of one family, far too short: records over the gradient steps, drawn fits, a table."""
     overrides = {f"learners.{name}.train.steps": 2 for name in ("maml", "reptile")}
