@@ -15,7 +15,7 @@ The settings of `full` are those of the released code: Reptile as in openai/supe
 flattened, Adam with beta1 = 0 whose moments are carried), MAML as in cbfinn/maml (strided conv-4, spatial mean,
 one inner step). Both are tested transductively (batch norm over all queries of an episode) and not (one query
 beside the support), as two rows of the table. The default and `quick` shorten the schedule: Reptile to 10,000 and
-3,000 of its 100,000 outer steps, MAML to 2,000 and 600 of its 60,000 with 16 tasks of the published 32.
+1,000 of its 100,000 outer steps, MAML to 2,000 and 600 of its 60,000 with 16 tasks of the published 32.
 
 Published, full schedule, 5-way 1-shot: Reptile 95.39 (97.68 transductive), MAML 98.7 (transductive).
 """
@@ -122,7 +122,7 @@ def learners(arg: ConfigDict, ways: int, shots: int) -> dict:
 
 def reptile(arg: ConfigDict, ways: int) -> dict:
     """The released commands of openai/supervised-reptile for Omniglot."""
-    steps = (100_000 if ways == 5 else 200_000) if arg.full else 3000 if arg.quick else 10_000
+    steps = (100_000 if ways == 5 else 200_000) if arg.full else 1000 if arg.quick else 10_000
     inner = dict(inner_batch=10, inner_steps=5, inner_lr=1e-3) if ways == 5 else {}
     inner = inner or dict(inner_batch=20, inner_steps=10, inner_lr=5e-4)
     return dict(
