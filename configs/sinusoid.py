@@ -6,7 +6,7 @@ Two published families: `maml` (Finn et al. 2017, section 5.1: phases in [0, pi]
 points, 10 of them to adapt to, network 64-64 with tanh). Every learner is tested after 0 to 32 gradient steps on
 10 points, and the report draws the fits.
 
-    python -m metaicl.main --config=configs/sinusoid.py              both families, 2 minutes on two cores
+    python -m metaicl.main --config=configs/sinusoid.py              both families, about 9 minutes on two busy cores
     python -m metaicl.main --config=configs/sinusoid.py:reptile      one of them
     python -m metaicl.main --config=configs/sinusoid.py:learner=maml+reptile,quick
     python -m metaicl.main --config=configs/sinusoid.py:full         the published numbers of steps

@@ -6,7 +6,7 @@ inner product of the gradients of a task's minibatches: a step on one of them th
 are measured on sine curves and compared with theory: MAML (1, 2 (k - 1)), FOMAML (1, k - 1), Reptile
 (k, k (k - 1) / 2), for k minibatches.
 
-    python -m metaicl.main --config=configs/taylor.py          k = 2 .. 8, a minute on two cores
+    python -m metaicl.main --config=configs/taylor.py          k = 2 .. 8, a few minutes on two cores
     python -m metaicl.main --config=configs/taylor.py:quick    k = 2, 4
 
 Expected: relative errors under 0.02. Family, network (40-40, tanh, for a relu has no curvature), inner step and

@@ -40,8 +40,8 @@ def make_encoder(
       name: a key of `ENCODERS`.
       x_shape: shape of one item.
       dtype: compute dtype; parameters stay float32.
-      task_batched: the weights will carry a task axis (an inner loop under `vmap`): convolutions are then
-        done as matrix products, which `vmap` keeps fast.
+      task_batched: the weights will carry a task axis (an inner loop under `vmap`): convolutions then
+        take the forms that `vmap` keeps fast, see `convolution.conv3x3`.
       **settings: see the functions in `ENCODERS`.
 
     Raises:
