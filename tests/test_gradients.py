@@ -14,6 +14,7 @@ from metaicl import losses
 from metaicl.episode import Examples, TaskSpec
 from metaicl.learners import Meta, make_learner
 from metaicl.learners.inner import inner_loop
+from metaicl.learners.maml import step_weights
 from metaicl.learners.subtree import split
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -89,6 +90,33 @@ def test_meta_gradient_is_the_derivative(encoder, adapted):
     way = direction(params)
     expected = central_difference(lambda p: run(p)[2]["loss"], params, way)
     assert float(dot(run(params)[0], way)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("rates", ["parameter", "layer"])
+def test_meta_gradient_of_learned_rates_is_the_derivative(rates):
+    """Meta-SGD and the rates of MAML++: weights and rates move along one direction."""
+    spec, learner = make("mlp", rates=rates)
+    params, batch = parameters(learner), episodes(spec)
+    run = jax.jit(lambda p: learner.meta_grad(Meta(p), batch, jax.random.key(0), 0))
+    way = direction(params)
+    expected = central_difference(lambda p: run(p)[2]["loss"], params, way)
+    assert float(dot(run(params)[0], way)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_meta_gradient_of_the_multi_step_loss_is_the_derivative():
+    """MAML++: the weighted losses come from learners that stop after 1, 2 and 3 of the same steps."""
+    step, until = 4, 10
+    spec, learner = make("mlp", rates="layer", multi_step_until=until)
+    params, batch = parameters(learner), episodes(spec)
+    stopped = [make("mlp", rates="layer", inner_steps=k)[1] for k in (1, 2, 3)]
+    runs = [
+        jax.jit(lambda p, one=one: one.meta_grad(Meta(p), batch, jax.random.key(0), 0)) for one in stopped
+    ]
+    weights = step_weights(3, step, until)
+    total = lambda p: sum(float(w) * float(run(p)[2]["loss"]) for w, run in zip(weights, runs, strict=True))
+    way = direction(params)
+    grads = jax.jit(learner.meta_grad)(Meta(params), batch, jax.random.key(0), step)[0]
+    assert float(dot(grads, way)) == pytest.approx(central_difference(total, params, way), rel=1e-6)
 
 
 @pytest.mark.parametrize(
