@@ -109,13 +109,6 @@ def batch_affine(
     return settled(slope), settled(offset - mean * slope)
 
 
-def batch_normalized(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Normalises every channel over the real rows and all positions: `[n, h, w, c]`, mask `[n]`."""
-    one = jnp.ones(x.shape[-1], x.dtype)
-    slope, shift = batch_affine(x, mask, one, jnp.zeros_like(one))
-    return x * slope[None, None, None, :] + shift[None, None, None, :]
-
-
 @jax.custom_jvp
 def moments(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and variance of every channel, rows weighted: `[n, h, w, c]`, `[n]` -> `[c]`, `[c]`.
