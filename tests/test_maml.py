@@ -56,6 +56,24 @@ def test_order_is_annealed():
     assert synthetic.distance(first, second) > 0.01
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_tasks_in_groups_have_the_gradient_of_all_at_once(at_once):
+    episodes = batch(IMAGES, count=4)
+    together, apart = (
+        make_learner("maml", IMAGES, inner_lr=0.3, tasks_at_once=size, **BATCH) for size in (None, at_once)
+    )
+    meta = jax.jit(together.init)(KEY)
+    results = [jax.jit(learner.meta_grad)(meta, episodes, KEY, 0) for learner in (together, apart)]
+    synthetic.leaves_close(results[0][0], results[1][0], rtol=1e-4, atol=1e-6)
+    synthetic.leaves_close(results[0][2], results[1][2], rtol=1e-5, atol=1e-6)
+
+
+def test_groups_of_tasks_must_divide_the_batch():
+    learner = make_learner("maml", VECTORS, tasks_at_once=3, **MLP)
+    with pytest.raises(ValueError, match="tasks_at_once is 3; it has to divide the batch of 4"):
+        gradient(learner, learner.init(KEY), batch(VECTORS, count=4), 0)
+
+
 @pytest.mark.parametrize("rates", ["parameter", "layer"])
 def test_learned_rates_start_as_the_fixed_rate(rates):
     fixed = make_learner("maml", VECTORS, inner_lr=0.2, **MLP)

@@ -77,24 +77,48 @@ def episodic_meta_grad(spec: TaskSpec, adapt, predict) -> Callable:
     return batched_meta_grad(episode_loss)
 
 
-def batched_meta_grad(episode_loss: Callable) -> Callable:
+def batched_meta_grad(episode_loss: Callable, tasks_at_once: int | None = None) -> Callable:
     """Autodiff of the batch mean of `episode_loss(params, carry, episode, key, step) -> (loss, metrics)`.
 
     The gradient is taken once, of the mean, not once per episode: a large network's gradient never gets a
     batch axis.
+
+    Args:
+      episode_loss: of one episode.
+      tasks_at_once: the batch is taken in groups of so many tasks, whose gradients are added up: the memory of
+        a group instead of that of the batch, and the same gradient. None: the whole batch at once.
+
+    Raises:
+      ValueError: while tracing, if the batch does not consist of whole groups.
     """
 
-    def meta_grad(meta, episodes, key, step):
-        keys = jax.random.split(key, episodes.query.mask.shape[0])
-
-        def batch_loss(params):
+    def group_grad(meta, episodes, keys, step):
+        def group_loss(params):
             loss, values = jax.vmap(episode_loss, in_axes=(None, None, 0, 0, None))(
                 params, meta.carry, episodes, keys, step
             )
-            return jnp.mean(loss), summary(values)
+            return jnp.mean(loss), values
 
-        (_, values), grads = jax.value_and_grad(batch_loss, has_aux=True)(meta.params)
-        return grads, meta.carry, values
+        return jax.grad(group_loss, has_aux=True)(meta.params)
+
+    def meta_grad(meta, episodes, key, step):
+        tasks = episodes.query.mask.shape[0]
+        keys = jax.random.split(key, tasks)
+        size = tasks if tasks_at_once is None else tasks_at_once
+        if size < 1 or tasks % size:
+            raise ValueError(f"tasks_at_once is {size}; it has to divide the batch of {tasks} tasks.")
+        if size == tasks:
+            grads, values = group_grad(meta, episodes, keys, step)
+            return grads, meta.carry, summary(values)
+        groups = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), (episodes, keys))
+
+        def add(total, group):
+            grads, values = group_grad(meta, *group, step)
+            return jax.tree.map(jnp.add, total, grads), values
+
+        total, values = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, meta.params), groups)
+        values = jax.tree.map(lambda a: a.reshape(tasks, *a.shape[2:]), values)
+        return jax.tree.map(lambda a: a * (size / tasks), total), meta.carry, summary(values)
 
     return meta_grad
 

@@ -45,6 +45,7 @@ def maml(
     multi_step_until: int = 0,
     batch_norm: BatchNorm = "transductive",
     remat: bool = False,
+    tasks_at_once: int | None = None,
     dtype: str = "float32",
 ) -> Learner:
     """Builds the learner.
@@ -59,6 +60,8 @@ def maml(
       first_order_until: outer steps of first order before those of `order` (MAML++'s annealing).
       multi_step_until: outer steps over which the loss moves from the mean over the queries' losses after
         every inner step to that after the last (`step_weights`); 0 uses the last alone.
+      tasks_at_once: tasks of a batch whose meta-gradient is taken side by side; None: all of them. One at a time
+        takes the memory of one, and is no slower for convolutions on a CPU (`benchmarks/maml.py`).
 
     Raises:
       ValueError: for settings that are unknown or do not fit together.
@@ -77,9 +80,10 @@ def maml(
         remat=remat,
     )
     inner = loop(order=order)
-    grad = _meta_grad(spec, network, inner, inner_steps, multi_step_until)
+    meta_grad = functools.partial(_meta_grad, spec, network, inner_steps, multi_step_until, tasks_at_once)
+    grad = meta_grad(inner)
     if first_order_until:
-        cheap = _meta_grad(spec, network, loop(order="first"), inner_steps, multi_step_until)
+        cheap = meta_grad(loop(order="first"))
         grad = _annealed(first_order_until, cheap, grad)
 
     def init(key):
@@ -103,7 +107,9 @@ def _adapted(network: Classifier, inner: InnerLoop, params, support, key, visit=
     return inner.run(network.support_loss, weights, support, key, rates=params.get("rates"), visit=visit)
 
 
-def _meta_grad(spec, network: Classifier, inner: InnerLoop, steps: int, multi_step_until: int):
+def _meta_grad(
+    spec, network: Classifier, steps: int, multi_step_until: int, tasks_at_once: int | None, inner: InnerLoop
+):
     """Autodiff of the queries' loss after the last inner step, or with `multi_step_until` after every one."""
     multi_step = multi_step_until > 0 and steps > 1
 
@@ -125,7 +131,7 @@ def _meta_grad(spec, network: Classifier, inner: InnerLoop, steps: int, multi_st
         last = jax.tree.map(lambda a: a[-1], result.visits)
         return step_weights(steps, step, multi_step_until) @ result.visits["loss"], last | failed
 
-    return batched_meta_grad(episode_loss)
+    return batched_meta_grad(episode_loss, tasks_at_once)
 
 
 def _annealed(until: int, early, late):
