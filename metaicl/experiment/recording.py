@@ -75,7 +75,20 @@ def records(run, replica, name: str, meta: Meta, step: int) -> list[dict[str, An
     with tqdm(
         total=total, desc=f"  {name}", unit="episode", leave=False, file=sys.stderr, disable=quiet
     ) as bar:
-        return [_record(run, replica, name, meta, step, *job, bar.update) for job in jobs]
+        found = [_record(run, replica, name, meta, step, *job, bar.update) for job in jobs]
+    return _placed(found, as_json(run.config.evaluate).get("point"))
+
+
+def _placed(found: list[dict[str, Any]], point: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Makes a run a point of a curve over a setting of training, where its config says so.
+
+    `evaluate.point` names the setting and the run's value of it. What the run measured is then recorded as a part
+    of its own of the data set, so that the table has a row for every point, and as a point of the curve.
+    """
+    if not point:
+        return found
+    rows = [r | {"dataset": f"{r['dataset']}, {point['setting']} {point['value']:g}"} for r in found]
+    return rows + [r | point | {"evaluation": "sweep"} for r in found if r["evaluation"] == "main"]
 
 
 def _record(run, replica, name, meta, step, split, held, evaluation, progress) -> dict[str, Any]:

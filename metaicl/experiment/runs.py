@@ -125,6 +125,8 @@ def _try_out(run: Run, name: str) -> None:
             episodes = _episode_shapes(held.source, 1)
             for evaluation in evaluations(run.config, name, held):
                 _traced(run.learner(name, evaluation.settings).adapt, meta, episodes, of="support")
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"Learner {name!r} of the config: {error}") from error
 

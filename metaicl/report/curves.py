@@ -179,40 +179,44 @@ def _draw_curve(axes: Any, curve: dict[int, Interval], look: Look, scale: float,
 
 
 def draw_sweep(records: Sequence[Record], look: dict[str, Look]) -> Drawing | None:
-    """The metric over a setting of the learners, such as their gradient steps: a panel for every data set."""
+    """The metric over settings of the learners, such as their gradient steps: a panel for every data set and one."""
     if not records:
         return None
     metric = "accuracy" if "accuracy" in records[0]["values"] else next(iter(records[0]["values"]))
-    setting = records[0]["setting"].replace("_", " ")
+    settings = list(dict.fromkeys(r["setting"] for r in records))
     datasets = sorted({r["dataset"] for r in records})
-    panels = datasets if len(datasets) <= 3 else [""]  # "": the mean over all
-    values = sorted({r["value"] for r in records})
+    # "": the mean over all
+    panels = [(d, s) for d in (datasets if len(datasets) <= 3 else [""]) for s in settings]
     figure, axes = canvas(4.4 * len(panels) + 2.2, 3.9, len(panels))
     last: dict[str, float] = {}
-    for dataset, ax in zip(panels, np.atleast_1d(axes), strict=True):
-        chosen = [r for r in records if dataset in ("", r["dataset"])]
-        for label in sorted({r["label"] for r in chosen}):
-            own = [r for r in chosen if r["label"] == label]
-            points = {v: [r for r in own if r["value"] == v] for v in values}
-            curve = {v: hierarchical_bootstrap(cells_of(f, metric)) for v, f in points.items() if f}
-            # Evenly spaced: settings like 0, 1, 2, 4, ... would crowd at one end.
-            placed = {values.index(v): interval for v, interval in curve.items()}
-            _draw_curve(ax, placed, look[label], scale_of(metric), band=True)
-            last[label] = list(curve.values())[-1].mean
-        ax.set_xticks(
-            range(len(values)), [f"{v:g}" if isinstance(v, int | float) else str(v) for v in values]
-        )
-        ax.set_xlabel(setting)
+    for (dataset, setting), ax in zip(panels, np.atleast_1d(axes), strict=True):
+        chosen = [r for r in records if dataset in ("", r["dataset"]) and r["setting"] == setting]
+        for label, interval in _draw_panel(ax, chosen, metric, look).items():
+            last.setdefault(label, interval)
+        ax.set_xlabel(pretty(setting))
         ax.set_ylabel(metric_name(metric))
         ax.set_title(pretty(dataset) or metric_title(metric))
         if not higher_is_better(metric):
             _log_axis(ax.yaxis, ax.set_yscale)
     order = sorted(last, key=lambda x: last[x] * (-1 if higher_is_better(metric) else 1))
     legend(np.atleast_1d(axes)[0], order, look, lines=True, chance=False)
-    caption = (
-        f"{metric_title(metric)} over {setting} at test time: {measured(records)}; bands are 95 % intervals."
-    )
+    over = " and over ".join(map(pretty, settings))
+    caption = f"{metric_title(metric)} over {over}: {measured(records)}; bands are 95 % intervals."
     return Drawing("sweep", caption, png_of(figure))
+
+
+def _draw_panel(ax: Any, records: Sequence[Record], metric: str, look: dict[str, Look]) -> dict[str, float]:
+    """One line for every learner; returns the mean at its last value."""
+    values, last = sorted({r["value"] for r in records}), {}
+    for label in sorted({r["label"] for r in records}):
+        points = {v: [r for r in records if (r["label"], r["value"]) == (label, v)] for v in values}
+        curve = {v: hierarchical_bootstrap(cells_of(f, metric)) for v, f in points.items() if f}
+        # Evenly spaced: settings like 0, 1, 2, 4, ... would crowd at one end.
+        placed = {values.index(v): interval for v, interval in curve.items()}
+        _draw_curve(ax, placed, look[label], scale_of(metric), band=True)
+        last[label] = list(curve.values())[-1].mean
+    ax.set_xticks(range(len(values)), [f"{v:g}" if isinstance(v, int | float) else str(v) for v in values])
+    return last
 
 
 def _log_axis(axis: Any, set_scale: Any) -> None:
