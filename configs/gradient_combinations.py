@@ -10,15 +10,17 @@ length of the outer step is not what matters.
     python -m metaicl.main --config=configs/gradient_combinations.py:full       40,000, as published
 
 Settings of the released commands: 5-way 5-shot, minibatches of 25 (5 images a class, disjoint), one task per
-iteration, outer step falling linearly to 0 from 0.25 (divided by k for the means), evaluation after 5 full steps. The
-released inner SGD has a rate of 0.003 and sums the loss over the minibatch; ours takes the mean, hence 0.075. The published curves are of tasks of the test characters; here the curves are of validation
-characters (split of MAML), the table of test characters.
+iteration, outer step falling linearly to 0 from 0.25 (divided by k for the means), evaluation after 5 full steps.
+The released inner SGD has a rate of 0.003 and sums the loss over a minibatch; ours takes the mean, hence 0.075. The
+published curves are of tasks of the test characters; here the curves are of validation characters (split of MAML),
+the table of test characters.
 
 Expected order: g1 learns nothing, g2 beats g1 + g2 a little, and more gradients are better.
 """
 
 from ml_collections import ConfigDict
 
+from metaicl import defaults
 from metaicl.configuration import named, parse_argument
 
 # name: (inner steps, along which of them, what the outer step of 0.25 is divided by)
@@ -51,16 +53,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         split_seed=0,
         image_size=28,
     )
-    config.task = dict(
-        ways=5,
-        shots=5,
-        queries=0,  # four minibatches take all 20 images of a character
-        test_shots=5,
-        test_queries=1,
-        weighting="uniform",
-        label_noise=0.0,
-        random_slots=True,
-    )
+    # No queries: four minibatches take all 20 images of a character.
+    config.task = defaults.classification(ways=5, shots=5, queries=0, test_shots=5)
     network = dict(
         downsample="stride", pool="flatten", norm="batch", pixels="unit", kernel_init="glorot_uniform"
     )
@@ -82,29 +76,16 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.learner = "g1"
     config.baselines = ()
-    config.train = dict(
+    config.train = defaults.training(
         steps=steps,
-        batch=1,
         optimizer="sgd",
         learning_rate=0.25,
-        warmup=0,
         decay="linear",
-        clip=0.0,
-        weight_decay=0.0,
         log_every=50,
         checkpoint_every=1000,
         validate_every=steps // 20,
     )
-    config.evaluate = dict(
-        episodes=10_000 if arg.full else 600,
-        batch=20,
-        seed=1000,
-        splits=("test",),
-        validation_episodes=100,
-        shot_curve=(),
-        shot_curve_learners=(),
-        shot_curve_episodes=0,
-    )
+    config.evaluate = defaults.evaluation(episodes=10_000 if arg.full else 600, validation_episodes=100)
     config.replicas = {}
     config.runs = named({name: {"learner": name, "task.shots": 5 * k} for name, (k, _, _) in CURVES.items()})
     return config

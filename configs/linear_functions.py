@@ -14,6 +14,7 @@ squares without noise is exact from d points on. Points, width and steps of the 
 
 from ml_collections import ConfigDict
 
+from metaicl import defaults
 from metaicl.configuration import named, parse_argument
 
 
@@ -35,29 +36,24 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.learner = arg.learner
     config.baselines = ("least_squares", "nearest_3")
     steps = 500_000 if arg.full else 1000 if arg.quick else 4000
-    config.train = dict(
+    config.train = defaults.training(
         steps=steps,
         batch=64,
-        optimizer="adam",
         learning_rate=1e-4 if arg.full else 1e-3,
         warmup=0 if arg.full else steps // 20,
         decay="none" if arg.full else "cosine",
         clip=0.0 if arg.full else 1.0,
-        weight_decay=0.0,
         log_every=50,
         checkpoint_every=steps // 4,
         validate_every=steps // 4,
     )
-    config.evaluate = dict(
+    config.evaluate = defaults.evaluation(
         episodes=1280,
         batch=64,
-        seed=1000,
-        splits=("test",),
         validation_episodes=256,
         shot_curve=tuple(range(2 * arg.dimensions + 1)),
-        shot_curve_learners=(),
         shot_curve_episodes=1280,
     )
-    config.replicas = named({f"seed={s}": {"seed": s} for s in range(arg.seeds)} if arg.seeds > 1 else {})
+    config.replicas = defaults.seeds(arg.seeds)
     config.runs = named({f"dimensions={arg.dimensions}": {}})
     return config

@@ -19,6 +19,7 @@ album (validated on plants, 2 data sets of 60 episodes), for all folds alike.
 
 from ml_collections import ConfigDict
 
+from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
 DEFAULTS = dict(
@@ -37,15 +38,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data = data(arg)
-    config.task = dict(
-        ways=5,
-        shots=5,
-        queries=5,
-        test_queries=5 if frozen else 10,
-        weighting="uniform",
-        label_noise=0.0,
-        random_slots=True,
-    )
+    config.task = defaults.classification(ways=5, shots=5, queries=5, test_queries=5 if frozen else 10)
     trained = frozen_learners(arg) if frozen else pixel_learners()
     untrained = closed_form_grid() if arg.tune else closed_form(frozen)
     config.learners = ConfigDict(trained | untrained)
@@ -59,7 +52,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.baselines = tuple(name for name in untrained if name not in chosen)
     config.train = train(arg)
     config.evaluate = evaluation(arg)
-    config.replicas = named({f"seed={s}": {"seed": s} for s in range(arg.seeds)} if arg.seeds > 1 else {})
+    config.replicas = defaults.seeds(arg.seeds)
     config.runs = named(runs(arg, chosen, list(untrained)))
     return config
 

@@ -19,6 +19,7 @@ Published, full schedule: MAML 48.70 / 63.11 (1 / 5 shots), Reptile 49.97 / 65.9
 
 from ml_collections import ConfigDict
 
+from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
 SHAPES = {"5w1s": (5, 1), "5w5s": (5, 5)}
@@ -51,16 +52,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         image_size=84 if mini else 32,
         skip_bad=False,
     )
-    config.task = dict(
-        ways=ways,
-        shots=shots,
-        queries=15,
-        test_shots=shots,
-        test_queries=15,
-        weighting="uniform",
-        label_noise=0.0,
-        random_slots=True,
-    )
+    config.task = defaults.classification(ways=ways, shots=shots, queries=15, test_queries=15)
     config.learners = ConfigDict(learners(arg, shots))
     chosen = arg.learner.split("+")
     if unknown := [name for name in chosen if name not in config.learners]:
@@ -68,30 +60,18 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.learner = chosen[0]
     config.baselines = ()
     steps = 60_000 if arg.full else 60 if arg.quick else 300
-    config.train = dict(
+    config.train = defaults.training(
         steps=steps,
         batch=4 if shots == 1 else 2,
-        optimizer="adam",
-        learning_rate=1e-3,
-        warmup=0,
-        decay="none",
         clip=10.0,
-        weight_decay=0.0,
         log_every=10,
         checkpoint_every=max(steps // 10, 1),
         validate_every=max(steps // 5, 1),
     )
-    config.evaluate = dict(
-        episodes=600 if arg.full else 100,
-        batch=4,
-        seed=1000,
-        splits=("test",),
-        validation_episodes=100 if arg.full else 20,
-        shot_curve=(),
-        shot_curve_learners=(),
-        shot_curve_episodes=0,
+    config.evaluate = defaults.evaluation(
+        episodes=600 if arg.full else 100, batch=4, validation_episodes=100 if arg.full else 20
     )
-    config.replicas = named({f"seed={s}": {"seed": s} for s in range(arg.seeds)} if arg.seeds > 1 else {})
+    config.replicas = defaults.seeds(arg.seeds)
     config.runs = named({f"{arg.shape},learner={name}": run(name) for name in chosen})
     return config
 

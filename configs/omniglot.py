@@ -22,6 +22,7 @@ Published, full schedule, 5-way 1-shot: Reptile 95.39 (97.68 transductive), MAML
 
 from ml_collections import ConfigDict
 
+from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
 SHAPES = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}
@@ -51,46 +52,20 @@ def get_config(argument: str | None = None) -> ConfigDict:
         split_seed=0,
         image_size=28,
     )
-    config.task = dict(
-        ways=ways,
-        shots=shots,
-        queries=1,
-        test_shots=shots,
-        test_queries=1,
-        weighting="uniform",
-        label_noise=0.0,
-        random_slots=True,
-    )
+    config.task = defaults.classification(ways=ways, shots=shots)
     config.learners = ConfigDict(learners(arg, ways, shots))
     chosen = arg.learner.split("+")
     if unknown := [name for name in chosen if name not in config.learners]:
         raise ConfigError(f"learner={unknown[0]!r} is not one of {', '.join(config.learners)} (join with +).")
     config.learner = chosen[0]
     config.baselines = ()
-    config.train = dict(
+    config.train = defaults.training(
         steps=60_000 if arg.full else 600 if arg.quick else 2000,
         batch=(32 if ways == 5 else 16) if arg.full else 16 if ways == 5 else 8,
-        optimizer="adam",
-        learning_rate=1e-3,
-        warmup=0,
-        decay="none",
-        clip=0.0,
-        weight_decay=0.0,
-        log_every=25,
         checkpoint_every=500,
-        validate_every=0,
     )
-    config.evaluate = dict(
-        episodes=10_000 if arg.full else 600,
-        batch=20,
-        seed=1000,
-        splits=("test",),
-        validation_episodes=0,
-        shot_curve=(),
-        shot_curve_learners=(),
-        shot_curve_episodes=0,
-    )
-    config.replicas = named({f"seed={s}": {"seed": s} for s in range(arg.seeds)} if arg.seeds > 1 else {})
+    config.evaluate = defaults.evaluation(episodes=10_000 if arg.full else 600)
+    config.replicas = defaults.seeds(arg.seeds)
     config.runs = named({f"{arg.shape},learner={name}": run(arg, name, ways, shots) for name in chosen})
     return config
 

@@ -21,6 +21,7 @@ import math
 
 from ml_collections import ConfigDict
 
+from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
 FAMILIES = ("maml", "reptile")
@@ -49,30 +50,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
             raise ConfigError(f"{unknown[0]!r} is not one of {', '.join(names)}.")
     config.learner = chosen[0]
     config.baselines = ()
-    config.train = dict(
-        steps=0,
-        batch=25,
-        optimizer="adam",
-        learning_rate=1e-3,
-        warmup=0,
-        decay="none",
-        clip=0.0,
-        weight_decay=0.0,
-        log_every=100,
-        checkpoint_every=5000,
-        validate_every=0,
-    )
-    config.evaluate = dict(
-        episodes=600,
-        batch=100,
-        seed=1000,
-        splits=("test",),
-        validation_episodes=0,
-        shot_curve=(),
-        shot_curve_learners=(),
-        shot_curve_episodes=0,
-        fits=3,
-    )
+    config.train = defaults.training(steps=0, batch=25, log_every=100, checkpoint_every=5000)
+    config.evaluate = defaults.evaluation(batch=100, fits=3)
     config.replicas = {}
     config.runs = named(
         {f"family={family},learner={name}": run(family, name) for family in families for name in chosen}

@@ -13,15 +13,16 @@ Without a backbone a small convolutional network is trained; with one, a linear 
 
 from ml_collections import ConfigDict
 
+from metaicl import defaults
 from metaicl.configuration import parse_argument
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    defaults = dict(
+    known = dict(
         album="embedded", backbone="none", weights="", datasets="gears+flanges+circuit_parts", cache=""
     )
-    arg = parse_argument(argument, defaults)
+    arg = parse_argument(argument, known)
     frozen = arg.backbone != "none"
     config = ConfigDict()
     config.seed = 0
@@ -51,29 +52,15 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.learner = "probe" if frozen else "network"
     config.baselines = ()
     steps = 150 if arg.quick else 2000 if arg.full else 500
-    config.train = dict(
+    config.train = defaults.training(
         steps=steps,
-        batch=1,
-        optimizer="adam",
         learning_rate=2e-3,
         warmup=steps // 10,
         decay="cosine",
         clip=1.0,
-        weight_decay=0.0,
-        log_every=25,
         checkpoint_every=max(steps // 2, 1),
-        validate_every=0,
     )
-    config.evaluate = dict(
-        episodes=10,
-        batch=1,
-        seed=1000,
-        splits=("test",),
-        validation_episodes=0,
-        shot_curve=(),
-        shot_curve_learners=(),
-        shot_curve_episodes=0,
-    )
+    config.evaluate = defaults.evaluation(episodes=10, batch=1)
     config.replicas = {}
     config.runs = {}
     return config

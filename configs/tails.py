@@ -20,6 +20,7 @@ linearly from 0.25 to 0, are those of `gradient_combinations.py`.
 
 from ml_collections import ConfigDict
 
+from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
 PANELS = {
@@ -52,43 +53,19 @@ def get_config(argument: str | None = None) -> ConfigDict:
         split_seed=0,
         image_size=28,
     )
-    config.task = dict(
-        ways=5,
-        shots=15,
-        queries=5,
-        test_shots=5,
-        test_queries=1,
-        weighting="uniform",
-        label_noise=0.0,
-        random_slots=True,
-    )
+    config.task = defaults.classification(ways=5, shots=15, queries=5, test_shots=5)
     config.learners = {name: learner(method) for name, method in METHODS.items()}
     config.learner = "reptile"
     config.baselines = ()
-    config.train = dict(
+    config.train = defaults.training(
         steps=40_000 if arg.full else 300 if arg.quick else 1500,
-        batch=1,
         optimizer="sgd",
         learning_rate=0.25,
-        warmup=0,
         decay="linear",
-        clip=0.0,
-        weight_decay=0.0,
         log_every=50,
         checkpoint_every=5000,
-        validate_every=0,
     )
-    config.evaluate = dict(
-        episodes=600,
-        batch=100,
-        seed=1000,
-        splits=("test",),
-        validation_episodes=0,
-        shot_curve=(),
-        shot_curve_learners=(),
-        shot_curve_episodes=0,
-        point=dict(setting="", value=0.0),
-    )
+    config.evaluate = defaults.evaluation(batch=100)
     config.replicas = {}
     config.runs = named(points(arg))
     return config

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaicl import losses
-from metaicl.episode import Episode, Source, TaskSpec, limit_shots
+from metaicl.episode import Array, Episode, PyTree, Source, TaskSpec, limit_shots
 from metaicl.learners.base import Learner, Meta, answer
 
 ALL_SHOTS = 2**30
@@ -48,29 +48,55 @@ def evaluate(
     run = _evaluator(spec, learner, source.build)
     values: list[dict] = []
     totals: dict[str, np.ndarray] = {}
-    for start in range(0, len(episodes), batch):
-        chosen = list(episodes[start : start + batch])
-        padded = chosen + chosen[-1:] * (batch - len(chosen))  # one shape, one program
-        rows = [source.indices(i) for i in padded]
-        host_batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        result = run(meta, source.consts, host_batch, np.asarray(padded), np.int32(shots), np.uint32(seed))
-        result = jax.tree.map(lambda a: np.asarray(a, np.float64)[: len(chosen)], result)
+    for count, padded, host_batch in _batches(source, episodes, batch):
+        result = run(meta, source.consts, host_batch, padded, np.int32(shots), np.uint32(seed))
+        result = jax.tree.map(lambda a: np.asarray(a, np.float64)[:count], result)
         values.append(result["values"])
         for name, column in result["calibration"].items():
             totals[name] = totals.get(name, 0) + column.sum(0)
         if progress is not None:
-            progress(len(chosen))
-    joined = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
-    return {"values": joined, "calibration": totals}
+            progress(count)
+    return {"values": _joined(values), "calibration": totals}
+
+
+def probed(
+    probe: Callable[[PyTree, Episode], dict[str, Array]],
+    params: PyTree,
+    source: Source,
+    episodes: Sequence[int],
+    *,
+    batch: int = 32,
+) -> dict[str, np.ndarray]:
+    """What a probe says of the weights, for each of the given episodes: `{metric: float64 [episodes]}`."""
+    run, values = _prober(probe, source.build), []
+    for count, padded, host_batch in _batches(source, episodes, batch):
+        result = run(params, source.consts, host_batch, padded)
+        values.append({name: np.asarray(column, np.float64)[:count] for name, column in result.items()})
+    return _joined(values)
+
+
+def _batches(source: Source, episodes: Sequence[int], batch: int):
+    """`(number of episodes, their indices padded to a batch, host batch)`: one shape, one program."""
+    for start in range(0, len(episodes), batch):
+        chosen = list(episodes[start : start + batch])
+        padded = chosen + chosen[-1:] * (batch - len(chosen))
+        yield len(chosen), np.asarray(padded), _host_batch(source, padded)
+
+
+def _host_batch(source: Source, episodes: Sequence[int]) -> dict[str, np.ndarray]:
+    rows = [source.indices(i) for i in episodes]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _joined(values: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([v[name] for v in values]) for name in values[0]}
 
 
 def answers(
     spec: TaskSpec, learner: Learner, meta: Meta, source: Source, episodes: Sequence[int], *, seed: int = 0
 ) -> tuple[Episode, np.ndarray]:
     """The given episodes themselves and the answers to their queries, `[B, Q, N]`, as `evaluate` sees them."""
-    rows = [source.indices(i) for i in episodes]
-    host_batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    run = _answerer(spec, learner, source.build)
+    run, host_batch = _answerer(spec, learner, source.build), _host_batch(source, episodes)
     return jax.device_get(run(meta, source.consts, host_batch, np.asarray(episodes), np.uint32(seed)))
 
 
@@ -80,6 +106,16 @@ def _answerer(spec: TaskSpec, learner: Learner, build: Callable) -> Callable:
     def run(meta, consts, host_batch, indices, seed):
         episodes, keys = _built(build, consts, host_batch, indices, seed)
         return episodes, jax.vmap(lambda e, k: answer(spec, learner, meta, e, k))(episodes, keys)
+
+    return run
+
+
+@functools.lru_cache(maxsize=64)
+def _prober(probe: Callable, build: Callable) -> Callable:
+    @jax.jit
+    def run(params, consts, host_batch, indices):
+        episodes, _ = _built(build, consts, host_batch, indices, 0)
+        return jax.vmap(probe, in_axes=(None, 0))(params, episodes)
 
     return run
 

@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "writer": (),
     "checkpoint": (),
     "configuration": (),
+    "defaults": ("configuration",),
     "models": (),
     "report": (),
     "losses": ("episode",),
@@ -47,7 +48,7 @@ FENCED: dict[str, tuple[str, ...]] = {
     "tensorflow_datasets": ("data.tfds_album",),
     "tensorflow": (),
     "torch": (),
-    "ml_collections": ("configuration", "experiment", "main"),
+    "ml_collections": ("configuration", "defaults", "experiment", "main"),
 }
 
 

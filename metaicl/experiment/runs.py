@@ -24,7 +24,7 @@ from metaicl.episode import Episode, Source, Stage, TaskSpec, replicate
 from metaicl.evaluate import evaluate, mean_score
 from metaicl.experiment.measuring import Measurement
 from metaicl.experiment.problems import Problem, make_problem
-from metaicl.experiment.recording import evaluations, fits, records
+from metaicl.experiment.recording import evaluations, fits, probe_records, probes, records
 from metaicl.files import write_text
 from metaicl.learners import Learner, Meta, make_learner
 from metaicl.train import Hooks, Schedule, TrainState, listed, train
@@ -176,12 +176,14 @@ def execute(run: Run) -> None:
         else:
             step, meta = 0, _initial(run, run.config.learner, replica)
         lines += records(run, replica, run.config.learner, meta, step)
+        lines += probe_records(run, replica, run.config.learner, meta, step)
         curves += fits(run, replica, run.config.learner, meta)
         _save_weights(run, replica, meta)
     for replica in _distinct_problems(run):
         for name in run.config.baselines:
             meta, step = _fit_baseline(run, name, replica)
             lines += records(run, replica, name, meta, step)
+            lines += probe_records(run, replica, name, meta, step)
             curves += fits(run, replica, name, meta)
     if curves and jax.process_index() == 0:
         write_text(run.folder / "fits.json", json.dumps(curves))
@@ -324,6 +326,9 @@ def _validate(run: Run, meta: Meta, number: int) -> dict[str, float]:
         for held in replica.problem.validation
     ]
     means = [mean_score(spec, values) for values in each]
+    for mean, held in zip(means, replica.problem.validation, strict=True):
+        found = probes(run, replica, run.config.learner, meta, held, e.validation_episodes)
+        mean.update({k: float(np.mean(v)) for values in found.values() for k, v in values.items()})
     return {name: float(np.mean([m[name] for m in means])) for name in means[0]}
 
 

@@ -113,7 +113,7 @@ def batched_meta_grad(episode_loss: Callable, tasks_at_once: int | None = None) 
         groups = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), (episodes, keys))
 
         def add(total, group):
-            grads, values = group_grad(meta, *group, step)
+            grads, values = group_grad(meta, group[0], group[1], step)
             return jax.tree.map(jnp.add, total, grads), values
 
         total, values = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, meta.params), groups)

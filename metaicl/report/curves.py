@@ -81,10 +81,21 @@ def draw_training(runs: Sequence[Run]) -> Drawing | None:
     return Drawing("training", caption, png_of(figure))
 
 
-def draw_learning(runs: Sequence[Run], look: dict[str, Look]) -> Drawing | None:
-    """Validation over steps, a line for every learner that was trained: the mean of its runs and replicas."""
+def draw_learning(runs: Sequence[Run], look: dict[str, Look], metrics: Sequence[str]) -> list[Drawing]:
+    """Validation over steps of the main metric, and of those of `metrics` that were followed: a figure for each."""
     names = {k for run in runs for line in run.metrics if line.get("split") == "validation" for k in line}
-    metric = "accuracy" if "accuracy" in names else "loss"
+    main = "accuracy" if "accuracy" in names else "loss"
+    followed = [main, *(m for m in dict.fromkeys(metrics) if m in names and m != main)]
+    drawings = [_draw_learning(runs, look, metric) for metric in followed]
+    named = [
+        d and (d if m == main else d._replace(name=f"learning_{m}"))
+        for m, d in zip(followed, drawings, strict=True)
+    ]
+    return [drawing for drawing in named if drawing]
+
+
+def _draw_learning(runs: Sequence[Run], look: dict[str, Look], metric: str) -> Drawing | None:
+    """A line for every learner that was trained: the mean of its runs and replicas."""
     series = defaultdict(list)
     learner_of = {run.name: run.config.get("learner") for run in runs}
     for (run, _), points in _series(runs, "validation", metric).items():
@@ -104,7 +115,7 @@ def draw_learning(runs: Sequence[Run], look: dict[str, Look]) -> Drawing | None:
         axes.plot(steps, mean * scale_of(metric), color=colors[learner], lw=1.8, label=pretty(learner))
     axes.set_xlabel("step")
     axes.set_ylabel(f"validation {metric_name(metric)}")
-    axes.set_title("What each learner learns")
+    axes.set_title("What each learner learns" if metric in ("accuracy", "loss") else metric_title(metric))
     figure.legend(loc="outside right upper")
     caption = "Validation during training: the mean over the runs and replicas of each learner, best last value first."
     return Drawing("learning", caption, png_of(figure))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from metaicl.report.curves import draw_fits, draw_learning, draw_shots, draw_sweep, draw_training
-from metaicl.report.reading import Group, Record, Run, higher_is_better
+from metaicl.report.reading import Group, Record, Run, higher_is_better, in_percent
 from metaicl.report.statistics import Interval, Summary, calibration_error
 from metaicl.report.style import (
     DASHED,
@@ -109,7 +109,7 @@ def draw_differences(group: Group, summary: Summary, look: dict[str, Look]) -> D
     _rows(axes, [*places, "mean"])
     axes.axvline(0, color=INK, lw=1.1, zorder=2)
     better = "right" if higher_is_better(summary.metric) else "left"
-    unit = "percentage points" if higher_is_better(summary.metric) else summary.metric
+    unit = "percentage points" if in_percent(summary.metric) else summary.metric
     axes.set_xlabel(
         f"difference to {pretty(summary.baseline or '')} ({unit}); better is {better} of the line"
     )
@@ -177,5 +177,6 @@ def draw_all(
             ]
             drawings += [d._replace(name=d.name + suffix) for d in found if d]
         drawings += [draw_shots(shots, look), draw_sweep(sweeps, look), *draw_fits(runs)]
-        drawings += [draw_learning(runs, look), draw_training(runs)]
+        drawings += draw_learning(runs, look, [group.metric for group, _ in groups])
+        drawings.append(draw_training(runs))
     return [drawing for drawing in drawings if drawing]

@@ -57,7 +57,12 @@ class Group(NamedTuple):
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a larger value is the better one; every other metric is an error."""
+    """Whether a larger value is the better one; every other metric is an error or a distance."""
+    return metric in ("accuracy", "gradient_cosine", "gradient_product")
+
+
+def in_percent(metric: str) -> bool:
+    """Whether people read the metric in percent."""
     return metric == "accuracy"
 
 
@@ -211,7 +216,8 @@ def headline_groups(records: list[Record]) -> list[Group]:
             name = "_".join(
                 filter(None, [name, setting.replace(" ", "_") if len(part) < len(members) else ""])
             )
-            groups.append(Group(f"{metric}, {setting}, {split}", name, metric, label_learners(part)))
+            title = f"{metric.replace('_', ' ')}, {setting}, {split}"
+            groups.append(Group(title, name, metric, label_learners(part)))
     return groups
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaicl.report.reading import Group, Record, higher_is_better
+from metaicl.report.reading import Group, Record, in_percent
 from metaicl.report.statistics import Summary, cells_of, grand_mean
 from metaicl.report.tables import pretty
 
@@ -99,17 +99,19 @@ def png_of(figure: Any) -> bytes:
 
 def scale_of(metric: str) -> float:
     """Accuracies are drawn in percent."""
-    return 100.0 if higher_is_better(metric) else 1.0
+    return 100.0 if in_percent(metric) else 1.0
 
 
 def metric_name(metric: str) -> str:
     """Name of an axis."""
-    return "accuracy (%)" if metric == "accuracy" else metric
+    return "accuracy (%)" if metric == "accuracy" else metric.replace("_", " ")
 
 
 def metric_title(metric: str) -> str:
     """The metric as a title begins with it."""
-    return {"mse": "Mean squared error", "nll": "Negative log-likelihood"}.get(metric, metric.capitalize())
+    return {"mse": "Mean squared error", "nll": "Negative log-likelihood"}.get(
+        metric, metric.replace("_", " ").capitalize()
+    )
 
 
 def chance_level(records: Sequence[Record]) -> float | None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaicl.report.reading import FEW_CLASSES, Group, Record, higher_is_better, span
+from metaicl.report.reading import FEW_CLASSES, Group, Record, higher_is_better, in_percent, span
 from metaicl.report.statistics import Interval, Summary, calibration_error, mean_interval, pooled_bins
 
 WIDTH = 120
@@ -64,7 +64,7 @@ def format_value(value: float, metric: str) -> str:
     """Accuracy in percent with one decimal, an error with three digits."""
     if not np.isfinite(value):
         return MISSING
-    return f"{100 * value:.1f}" if higher_is_better(metric) else f"{value:.3g}"
+    return f"{100 * value:.1f}" if in_percent(metric) else f"{value:.3g}"
 
 
 def format_interval(interval: Interval | None, metric: str, signed: bool = False) -> str:
@@ -75,9 +75,14 @@ def format_interval(interval: Interval | None, metric: str, signed: bool = False
     value = f"+{value}" if signed and interval.mean > 0 else value
     if not np.isfinite(interval.half):
         return value
-    return (
-        f"{value} ±{100 * interval.half:.1f}" if higher_is_better(metric) else f"{value} ±{interval.half:.2g}"
-    )
+    return f"{value} ±{100 * interval.half:.1f}" if in_percent(metric) else f"{value} ±{interval.half:.2g}"
+
+
+def unit_note(metric: str) -> str:
+    """How to read the numbers."""
+    if in_percent(metric):
+        return "percent"
+    return "higher is better" if higher_is_better(metric) else "lower is better"
 
 
 def best_of(values: Sequence[float], largest: bool) -> set[int]:
@@ -135,9 +140,9 @@ def headline_table(group: Group, summary: Summary, both: bool = False) -> Table:
 
 def _headline_notes(group: Group, summary: Summary, against: dict) -> list[str]:
     """What a reader needs to read the table rightly."""
-    unit = "percent" if higher_is_better(summary.metric) else "lower is better"
+    unit = unit_note(summary.metric)
     notes = [
-        f"{measured(group.records)}; {summary.metric}, {unit}.",
+        f"{measured(group.records)}; {pretty(summary.metric)}, {unit}.",
         "mean: over domains of the mean over data sets; ± is half the 95 % interval of a hierarchical"
         " bootstrap over domains, data sets, seeds and episodes.",
     ]
@@ -210,9 +215,9 @@ def dataset_table(group: Group, summary: Summary) -> Table:
         cells = [Cell(format_interval(i, summary.metric), k in best) for k, i in enumerate(intervals)]
         where = "" if domain in ("all", dataset) else f" · {pretty(domain)}"
         rows.append((f"{dataset}{' †' if dataset in few else ''}{where}", cells))
-    unit = "percent" if higher_is_better(summary.metric) else "lower is better"
+    unit = unit_note(summary.metric)
     notes = [
-        f"{summary.metric}, {unit}; ± is half the 95 % interval over episodes (and seeds, where several ran)."
+        f"{pretty(summary.metric)}, {unit}; ± is half the 95 % interval over episodes (and seeds, where several ran)."
     ]
     notes += split_notes(group.records) + [f"† {note}" for note in few_class_notes(group.records)]
     return Table(

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts that most configs share, so that a config names only what it does differently.
+
+Each function gives one part (`config.task`, `config.train`, `config.evaluate`, `config.replicas`) with every key
+that the experiment reads; keyword arguments replace defaults. ConfigError for a keyword that there is not.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from metaicl.configuration import ConfigError, named
+
+
+def classification(*, ways: int, shots: int, **given: Any) -> dict[str, Any]:
+    """`config.task` of N-way K-shot episodes: one query a class, tested with as many shots as trained."""
+    part = dict(
+        ways=ways,
+        shots=shots,
+        queries=1,
+        test_shots=shots,
+        test_queries=1,
+        weighting="uniform",
+        label_noise=0.0,
+        random_slots=True,
+    )
+    return _filled("classification", part, given)
+
+
+def training(*, steps: int, **given: Any) -> dict[str, Any]:
+    """`config.train`: Adam at 1e-3, constant, unclipped; checkpoints now and then, no validation."""
+    part = dict(
+        steps=steps,
+        batch=1,
+        optimizer="adam",
+        learning_rate=1e-3,
+        warmup=0,
+        decay="none",
+        clip=0.0,
+        weight_decay=0.0,
+        log_every=25,
+        checkpoint_every=max(steps // 4, 1),
+        validate_every=0,
+    )
+    return _filled("training", part, given)
+
+
+def evaluation(**given: Any) -> dict[str, Any]:
+    """`config.evaluate`: 600 fixed episodes of every test set, nothing else."""
+    part = dict(
+        episodes=600,
+        batch=20,
+        seed=1000,
+        splits=("test",),
+        validation_episodes=0,
+        shot_curve=(),
+        shot_curve_learners=(),
+        shot_curve_episodes=0,
+        fits=0,
+        probes={},
+        point=dict(setting="", value=0.0),
+    )
+    return _filled("evaluation", part, given)
+
+
+def seeds(count: int) -> ConfigDict:
+    """`config.replicas` that differ in their seeds, trained side by side; none for one seed."""
+    return named({f"seed={s}": {"seed": s} for s in range(count)} if count > 1 else {})
+
+
+def _filled(name: str, part: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    for key in given:
+        if key not in part:
+            near = difflib.get_close_matches(key, part, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ConfigError(f"defaults.{name} has no setting {key!r}{hint}")
+    return part | given
