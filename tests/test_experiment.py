@@ -176,12 +176,75 @@ def test_a_measurement_goes_from_config_to_report(tmp_path, capsys):
     assert "holds a run of another config (measure.batch: 3 -> 4)" in capsys.readouterr().err
 
 
+def test_probes_are_followed_in_training_and_recorded(tmp_path, capsys):
+    """The distance to the solutions: in the metrics of validation, in the records, in a table of its own."""
+    overrides = {
+        "learners.fomaml.train.steps": 4,
+        "learners.fomaml.train.validate_every": 2,
+        "train.batch": 2,
+    }
+    overrides |= {"evaluate.episodes": 3, "evaluate.batch": 2, "evaluate.validation_episodes": 2}
+    flags = [f"--config={ROOT}/configs/solution_manifolds.py:quick", "--run=fomaml", *flags_of(overrides)]
+    assert command_line(*flags, f"--workdir={tmp_path}") == 0
+    metrics = [json.loads(line) for line in (tmp_path / "fomaml" / "metrics.jsonl").read_text().splitlines()]
+    followed = [line["distance"] for line in metrics if line["split"] == "validation"]
+    assert len(followed) == 2 and min(followed) > 0
+    found = {r["learner"]: r["values"] for r in records_of(tmp_path / "fomaml") if r.get("probe")}
+    assert set(found) == {"fomaml", "untrained"}
+    assert all(len(v["distance"]) == len(v["unsolved"]) == 3 for v in found.values())
+    assert found["fomaml"]["distance"] != found["untrained"]["distance"]
+    assert "distance" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        ({"solution_distanse": {}}, r"evaluate\.probes has 'solution_distanse'; there are"),
+        ({"solution_distance": {"tol": 1}}, r"evaluate\.probes\.solution_distance: .*'tol'"),
+    ],
+)
+def test_probes_that_do_not_fit_are_refused_before_training(probes, message, tmp_path):
+    config = load_config(ROOT / "configs" / "solution_manifolds.py", "quick")
+    with config.unlocked():
+        config.evaluate.probes = probes
+    name, own = next(iter(chosen_runs(config, None).items()))
+    with pytest.raises(ConfigError, match=message):
+        make_any(name, own, tmp_path / name, mesh())
+
+
+def test_a_run_may_be_a_point_of_a_curve(tmp_path, monkeypatch):
+    """A setting of training: a row of the table for every value, and a panel of the curve."""
+    monkeypatch.setitem(problems._READERS, "omniglot", small_split)
+    name = "shared, cycling"
+    overrides = {"train.steps": 1, "evaluate.episodes": 2, "evaluate.batch": 2}
+    overrides |= {f"learners.{name}.encoder_settings.filters": (4, 4)}
+    config = overridden(load_config(ROOT / "configs" / "tails.py", "panel=batch"), overrides)
+    for value in (5, 25):
+        run_experiment(config, tmp_path, only=f"batch={value},{name}")
+    lines = [r for folder in tmp_path.glob("batch=*") for r in records_of(folder)]
+    base = "omniglot_reptile_split"
+    assert sorted((r["dataset"], r["evaluation"], r.get("value")) for r in lines) == [
+        (base, "sweep", 5.0),
+        (base, "sweep", 25.0),
+        (f"{base}, inner batch 25", "main", None),
+        (f"{base}, inner batch 5", "main", None),
+    ]
+    assert (tmp_path / "figures" / "sweep.png").exists()
+
+
 def test_an_unknown_measurement_is_refused(tmp_path):
     config = load_config(ROOT / "configs" / "taylor.py", "quick")
     config = overridden(config, {"measure.kind": "tailor"})
     name, own = next(iter(chosen_runs(config, None).items()))
     with pytest.raises(ConfigError, match=r"measure\.kind is 'tailor'; there are taylor"):
         make_any(name, own, tmp_path / name, mesh())
+    for wrong, message in (
+        ({"measure.method": "mamml"}, "measure.method is 'mamml'; there are maml"),
+        ({"measure.minibatches": (1, 2)}, r"measure.minibatches is \(1, 2\); each takes at least 2"),
+    ):
+        known = overridden(own, {"measure.kind": "taylor"})
+        with pytest.raises(ConfigError, match=message):
+            make_any(name, overridden(known, wrong), tmp_path / name, mesh())
 
 
 def test_variants_are_rows_of_the_same_training(tmp_path, monkeypatch, capsys):

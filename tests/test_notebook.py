@@ -37,8 +37,8 @@ def test_notebooks_are_stored_without_outputs(name):
             assert not cell.outputs and cell.execution_count is None, "clear the outputs before storing"
 
 
-@pytest.mark.slow
-def test_quickstart_runs(tmp_path, monkeypatch):
+def executed(name, tmp_path, monkeypatch):
+    """The notebook's outputs, run from top to bottom in its short form."""
     from nbclient import NotebookClient
 
     monkeypatch.setenv("METAICL_NOTEBOOK_FAST", "1")
@@ -46,15 +46,28 @@ def test_quickstart_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("METAICL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("XLA_FLAGS")  # one device, as a reader has
     monkeypatch.delenv("MPLBACKEND")  # the kernel draws into the notebook
-    notebook = nbformat.read(FOLDER / "quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     NotebookClient(
         notebook, timeout=280, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
     ).execute()
     keep = os.environ.get("METAICL_KEEP_NOTEBOOK")
     if keep:
         nbformat.write(notebook, keep)
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+@pytest.mark.slow
+def test_reptile_and_joint_training_runs(tmp_path, monkeypatch):
+    outputs = executed("reptile_is_not_joint_training", tmp_path, monkeypatch)
+    text = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "  1   0.90909   0.90909" in text and "  1   1.0000000" in text
+    cosines = [float(line.split()[1]) for line in re.findall(r"^ *(?:2|5|20|100)   0\.\d{7}$", text, re.M)]
+    assert len(cosines) == 4 and cosines == sorted(cosines, reverse=True)
+
+
+@pytest.mark.slow
+def test_quickstart_runs(tmp_path, monkeypatch):
+    outputs = executed("quickstart", tmp_path, monkeypatch)
     text = "".join(
         output.text for output in outputs if output.output_type == "stream" and output.name == "stdout"
     )

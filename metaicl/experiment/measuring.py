@@ -49,6 +49,11 @@ def make_measurement(name: str, config: ConfigDict, folder: pathlib.Path) -> Mea
     kind = config.measure.kind
     if kind not in _KINDS:
         raise ConfigError(f"measure.kind is {kind!r}; there are {', '.join(_KINDS)}.")
+    m = config.measure
+    if m.method not in taylor.METHODS:
+        raise ConfigError(f"measure.method is {m.method!r}; there are {', '.join(taylor.METHODS)}.")
+    if not m.minibatches or min(m.minibatches) < 2:
+        raise ConfigError(f"measure.minibatches is {tuple(m.minibatches)}; each takes at least 2.")
     return Measurement(name, config, folder)
 
 
@@ -62,29 +67,25 @@ def measure(run: Measurement) -> None:
 
 def _taylor(run: Measurement) -> list[dict[str, Any]]:
     """Coefficients of the leading terms of one method's meta-gradients, for every number of minibatches."""
-    m, lines = run.config.measure, []
+    m, lines, found = run.config.measure, [], {}
     network = make_classifier(TaskSpec("regress", (1,), "float64", 1), "mlp", as_json(m.network), "float64")
     with jax.enable_x64(True), tqdm(total=len(m.minibatches), desc=f"  {run.name}", file=sys.stderr) as bar:
         for k in m.minibatches:
-            each = [_taylor_at(m, network, k, seed) for seed in range(m.seeds)]
+            found[k] = [_taylor_at(m, network, k, seed) for seed in range(m.seeds)]
             bar.update()
-            theory = dict(zip(("grad", "inner"), taylor.METHODS[m.method](k), strict=True))
-            head = {"run": run.name, "domain": "sinusoids", "shots": m.batch, "seed": 0, "step": 0}
-            for part, exact in theory.items():
-                name = {"grad": "AvgGrad", "inner": "AvgGradInner"}[part]
-                values = np.array([found[part] for found in each])
-                error = {"relative error": list(np.abs(values / exact - 1))}
-                head |= {"learner": m.method, "dataset": f"{name} k={k}"}
-                head |= {"trained": True}  # drawn in full colours; theory is pale
-                lines.append(head | {"evaluation": "main", "values": error})
-                point = {"evaluation": "sweep", "dataset": name, "setting": "minibatches", "value": k}
-                lines.append(head | point | {"values": {"coefficient": list(values)}})
-                ideal = {
-                    "trained": False,
-                    "learner": f"{m.method} in theory",
-                    "values": {"coefficient": [exact]},
-                }
-                lines.append(head | point | ideal)
+    head = {"run": run.name, "domain": "sinusoids", "shots": m.batch, "seed": 0, "step": 0}
+    for term, (part, name) in enumerate((("grad", "AvgGrad"), ("inner", "AvgGradInner"))):
+        theory = {k: taylor.METHODS[m.method](k)[term] for k in found}
+        measured = {k: [one[part] for one in each] for k, each in found.items()}
+        error = [abs(value / theory[k] - 1) for k, values in measured.items() for value in values]
+        # Measured lines are drawn in full colours, theory is pale.
+        whole = {"learner": m.method, "dataset": name, "trained": True}
+        lines.append(head | whole | {"evaluation": "main", "values": {"relative error": error}})
+        for k in found:
+            point = {"evaluation": "sweep", "dataset": name, "setting": "minibatches", "value": k}
+            lines.append(head | whole | point | {"values": {"coefficient": measured[k]}})
+            ideal = {"learner": f"{m.method} in theory", "values": {"coefficient": [theory[k]]}}
+            lines.append(head | point | ideal | {"trained": False})
     return lines
 
 

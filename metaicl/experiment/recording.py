@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,12 +13,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from metaicl.analysis.probes import PROBES
-from metaicl.configuration import ConfigError, as_json
-from metaicl.evaluate import answers, evaluate, probed
+from metaicl.configuration import as_json
+from metaicl.evaluate import answers, evaluate
 from metaicl.experiment.problems import TestSet
 from metaicl.learners import Meta
-from metaicl.learners.classifier import make_classifier
 
 
 class Evaluation(NamedTuple):
@@ -80,55 +76,10 @@ def records(run, replica, name: str, meta: Meta, step: int) -> list[dict[str, An
         total=total, desc=f"  {name}", unit="episode", leave=False, file=sys.stderr, disable=quiet
     ) as bar:
         found = [_record(run, replica, name, meta, step, *job, bar.update) for job in jobs]
-    return _placed(found, run.config.evaluate.get("point"))
+    return placed(found, run.config.evaluate.get("point"))
 
 
-def probe_records(run, replica, name: str, meta: Meta, step: int) -> list[dict[str, Any]]:
-    """The lines of records.jsonl for what probes say of a learner's weights, a line for each probe and test set."""
-    found = []
-    for held in replica.problem.test if meta.params else ():
-        for kind, values in probes(run, replica, name, meta, held, run.config.evaluate.episodes).items():
-            main = Evaluation("main", held.shots, run.config.evaluate.episodes)
-            head = _head(run, replica, name, meta, step, "test", held, main)
-            found.append(head | {"probe": kind, "values": _short(values)})
-    return _placed(found, run.config.evaluate.get("point"))
-
-
-def probes(
-    run, replica, name: str, meta: Meta, held: TestSet, episodes: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """What the probes of `evaluate.probes` say of a learner's weights before it adapts: `{probe: {metric: [n]}}`."""
-    asked = as_json(run.config.evaluate).get("probes", {})
-    made = {kind: _probe(run, replica, name, kind, json.dumps(settings)) for kind, settings in asked.items()}
-    weights = {part: w for part, w in meta.params.items() if part != "rates"} if made else {}
-    batch = run.config.evaluate.batch
-    return {
-        kind: probed(probe, weights, held.source, range(episodes), batch=batch)
-        for kind, probe in made.items()
-    }
-
-
-def _probe(run, replica, name: str, kind: str, settings: str):
-    entry = as_json(run.config.learners[name])
-    if kind not in PROBES:
-        raise ConfigError(f"evaluate.probes has {kind!r}; there are {', '.join(PROBES)}.")
-    if "encoder" not in entry:
-        raise ConfigError(f"Learner {name!r} has no encoder for evaluate.probes to look at: leave them out.")
-    network = entry["encoder"], json.dumps(entry.get("encoder_settings", {}), sort_keys=True)
-    try:
-        return _memoised_probe(replica.problem.spec, *network, entry.get("dtype", "float32"), kind, settings)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"evaluate.probes.{kind}: {error}") from error
-
-
-@functools.lru_cache
-def _memoised_probe(spec, encoder: str, encoder_settings: str, dtype: str, kind: str, settings: str):
-    """Equal settings give the same object, so that runs share their compiled programs."""
-    network = make_classifier(spec, encoder, json.loads(encoder_settings), dtype)
-    return PROBES[kind](spec, network, **json.loads(settings))
-
-
-def _placed(found: list[dict[str, Any]], point: ConfigDict | None) -> list[dict[str, Any]]:
+def placed(found: list[dict[str, Any]], point: ConfigDict | None) -> list[dict[str, Any]]:
     """Makes a run a point of a curve over a setting of training, where its config says so.
 
     `evaluate.point` names the setting and the run's value of it. What the run measured is then recorded as a part
@@ -153,11 +104,11 @@ def _record(run, replica, name, meta, step, split, held, evaluation, progress) -
         progress=progress,
     )
     _check_finite(result["values"]["loss"], name, held, evaluation)
-    head = _head(run, replica, name, meta, step, split, held, evaluation)
-    return head | dict(evaluation.beside) | _rounded(result)
+    about = head(run, replica, name, meta, step, split, held, evaluation)
+    return about | dict(evaluation.beside) | _rounded(result)
 
 
-def _head(
+def head(
     run, replica, name: str, meta: Meta, step: int, split: str, held: TestSet, evaluation: Evaluation
 ) -> dict[str, Any]:
     """What a record says beside its values."""
@@ -193,7 +144,8 @@ def _check_finite(loss: np.ndarray, name: str, held: TestSet, evaluation: Evalua
         )
 
 
-def _short(values: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+def short(values: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """Five significant digits of every number, which is what a record keeps."""
     return {k: [float(f"{v:.5g}") for v in column] for k, column in values.items()}
 
 
@@ -201,7 +153,7 @@ def _rounded(result: dict[str, Any]) -> dict[str, Any]:
     """Per-episode values in the names of the report: losses are `nll` or `mse`."""
     values = dict(result["values"])
     values["nll" if "accuracy" in values else "mse"] = values.pop("loss")
-    record: dict[str, Any] = {"values": _short(values)}
+    record: dict[str, Any] = {"values": short(values)}
     if result["calibration"]:
         record["calibration"] = {k: [float(f"{v:.6g}") for v in c] for k, c in result["calibration"].items()}
     return record

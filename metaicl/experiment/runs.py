@@ -23,8 +23,9 @@ from metaicl.data.pipeline import open_batches
 from metaicl.episode import Episode, Source, Stage, TaskSpec, replicate
 from metaicl.evaluate import evaluate, mean_score
 from metaicl.experiment.measuring import Measurement
+from metaicl.experiment.probing import probe_records, probed_weights, probes, probes_of
 from metaicl.experiment.problems import Problem, make_problem
-from metaicl.experiment.recording import evaluations, fits, probe_records, probes, records
+from metaicl.experiment.recording import evaluations, fits, records
 from metaicl.files import write_text
 from metaicl.learners import Learner, Meta, make_learner
 from metaicl.train import Hooks, Schedule, TrainState, listed, train
@@ -125,6 +126,8 @@ def _try_out(run: Run, name: str) -> None:
             episodes = _episode_shapes(held.source, 1)
             for evaluation in evaluations(run.config, name, held):
                 _traced(run.learner(name, evaluation.settings).adapt, meta, episodes, of="support")
+            for probe in probes_of(run, run.replicas[0], name).values() if meta.params else ():
+                jax.eval_shape(jax.vmap(probe, in_axes=(None, 0)), probed_weights(meta), episodes)
     except ConfigError:
         raise
     except ValueError as error:

@@ -6,6 +6,7 @@ load_records(root)      their per-episode records
 markdown_table(records) the same tables for a README
 """
 
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -66,11 +67,14 @@ def summaries(records: Sequence[Record]) -> list[tuple[Group, Summary]]:
     return [(group, summarise(group.records, group.metric)) for group in headline_groups(list(records))]
 
 
-def markdown_table(records: Sequence[Record], by: str = "dataset") -> str:
-    """Tables of the records in markdown: data sets by learners, or with `by="learner"` the headline table."""
+def markdown_table(records: Sequence[Record], by: str = "dataset", places: bool = True) -> str:
+    """Tables of the records in markdown: data sets by learners, or with `by="learner"` the headline table.
+
+    `places=False` leaves the headline table's columns of single domains or data sets out.
+    """
     if by not in ("dataset", "learner"):
         raise ValueError(f"by must be 'dataset' or 'learner', not {by!r}")
-    make = dataset_table if by == "dataset" else headline_table
+    make = dataset_table if by == "dataset" else functools.partial(headline_table, single=places)
     tables = [make(group, summary) for group, summary in summaries(records)]
     if len(tables) == 1:
         return markdown(tables[0])

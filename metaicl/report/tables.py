@@ -106,16 +106,17 @@ def _plain_column(values: list[float], digits: int) -> list[Cell]:
     return [Cell(text, k in best) for k, text in enumerate(texts)]
 
 
-def headline_table(group: Group, summary: Summary, both: bool = False) -> Table:
+def headline_table(group: Group, summary: Summary, both: bool = False, single: bool = True) -> Table:
     """Learners by domains (data sets if there is one domain), then mean, difference, nll and ece.
 
     Args:
       group: the records, for the title and the notes.
       summary: `summarise` of the same records.
       both: also the difference to the best of all learners.
+      single: with a column for every domain or data set.
     """
     learners, metric = summary.learners, summary.metric
-    by, places = summary.by_place, summary.places
+    by, places = summary.by_place, summary.places if single else []
     columns = [_value_column(summary, [by[x].get(place) for x in learners]) for place in places]
     names = [*map(pretty, places), "mean"]
     means = [summary.overall[x] for x in learners]
