@@ -52,7 +52,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
         image_size=84 if mini else 32,
         skip_bad=False,
     )
-    config.task = defaults.classification(ways=ways, shots=shots, queries=15, test_queries=15)
+    config.task = defaults.classification(
+        ways=ways, shots=shots, test_shots=shots, queries=15, test_queries=15
+    )
     config.learners = ConfigDict(learners(arg, shots))
     chosen = arg.learner.split("+")
     if unknown := [name for name in chosen if name not in config.learners]:

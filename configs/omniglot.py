@@ -5,6 +5,7 @@
     python -m metaicl.main --config=configs/omniglot.py:5w1s,learner=reptile,quick     two minutes on two cores
     python -m metaicl.main --config=configs/omniglot.py:5w1s,learner=maml
     python -m metaicl.main --config=configs/omniglot.py:5w5s,learner=reptile+maml+anil,folder=PATH
+    python -m metaicl.main --config=configs/omniglot.py:learner=all,split=maml,quick   every method on one test set
     python -m metaicl.main --config=configs/omniglot.py:20w1s,learner=reptile,full     the published schedule
 
 `folder` holds the two official zip files; it is `$METAICL_DATA/omniglot` unless given, and `download=true` fetches
@@ -13,9 +14,10 @@ what is missing there. `split=reptile` (1,200 and 423 characters, training chara
 
 The settings of `full` are those of the released code: Reptile as in openai/supervised-reptile (strided conv-4,
 flattened, Adam with beta1 = 0 whose moments are carried), MAML as in cbfinn/maml (strided conv-4, spatial mean,
-one inner step). Both are tested transductively (batch norm over all queries of an episode) and not (one query
-beside the support), as two rows of the table. The default and `quick` shorten the schedule: Reptile to 10,000 and
-1,000 of its 100,000 outer steps, MAML to 2,000 and 600 of its 60,000 with 16 tasks of the published 32.
+one inner step). `joint` trains on all tasks at once and adapts at test time only, `scratch` does not train. All are
+tested transductively (batch norm over all queries of an episode) and not (one query beside the support), as two rows
+of the table. The default and `quick` shorten the schedule: Reptile to 10,000 and 1,000 of its 100,000 outer steps,
+the others to 2,000 and 600 of 60,000, with 16 tasks of the published 32.
 
 Published, full schedule, 5-way 1-shot: Reptile 95.39 (97.68 transductive), MAML 98.7 (transductive).
 """
@@ -52,9 +54,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
         split_seed=0,
         image_size=28,
     )
-    config.task = defaults.classification(ways=ways, shots=shots)
+    config.task = defaults.classification(ways=ways, shots=shots, test_shots=shots)
     config.learners = ConfigDict(learners(arg, ways, shots))
-    chosen = arg.learner.split("+")
+    chosen = list(config.learners) if arg.learner == "all" else arg.learner.split("+")
     if unknown := [name for name in chosen if name not in config.learners]:
         raise ConfigError(f"learner={unknown[0]!r} is not one of {', '.join(config.learners)} (join with +).")
     config.learner = chosen[0]
@@ -89,6 +91,8 @@ def learners(arg: ConfigDict, ways: int, shots: int) -> dict:
         "mamlpp": dict(maml, multi_step_until=steps // 10, first_order_until=0, **plus),
         "imaml": dict(mean, kind="implicit_maml", inner_steps=16, inner_lr=0.1, proximal=2.0),
         "reptile": dict(flat, **reptile(arg, ways)),
+        "joint": dict(maml, inner_steps=0),
+        "scratch": dict(maml, inner_steps=0, train=dict(steps=0), test=dict(inner_steps=50)),
         "prototypes": dict(
             kind="prototypes", encoder="conv", encoder_settings=dict(STRIDED, pool="flatten", norm="group")
         ),

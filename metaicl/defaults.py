@@ -21,7 +21,7 @@ def classification(*, ways: int, shots: int, **given: Any) -> dict[str, Any]:
         ways=ways,
         shots=shots,
         queries=1,
-        test_shots=shots,
+        test_shots=0,  # as many as in training
         test_queries=1,
         weighting="uniform",
         label_noise=0.0,

@@ -114,7 +114,8 @@ for k in (1, 2, 4, 8, 16, 32, 64, 128):
 # %%
 spec = TaskSpec("regress", (1,), "float32", 1)
 network = dict(encoder="mlp", encoder_settings=dict(hidden=(64, 64), activation="tanh"))
-source = sinusoids(seed=0, points=50, queries=50, grid=50)
+curves = dict(queries=50, grid=50, phase=(0.0, 2 * np.pi))
+source = sinusoids(seed=0, points=50, **curves)
 episodes, _ = source.build(source.consts, {"index": np.arange(100)}, jax.random.key(0))
 
 
@@ -159,7 +160,7 @@ def trained(learner, rate):
     return run(start, optimizer.init(start.params))
 
 
-tests = sinusoids(seed=1, points=10, queries=50, grid=50)
+tests = sinusoids(seed=1, points=10, **curves)
 steps_at_test = (0, 1, 2, 4, 8, 16, 32)
 errors = {}
 for k in (1, 5, 20):

@@ -161,7 +161,7 @@ def test_differences_name_every_key_and_both_values(config):
 def test_defaults_are_replaced_by_what_is_given_and_refuse_what_there_is_not():
     assert defaults.evaluation(episodes=5)["episodes"] == 5
     assert defaults.evaluation() == defaults.evaluation(episodes=600)
-    assert defaults.classification(ways=5, shots=3)["test_shots"] == 3
+    assert defaults.classification(ways=5, shots=3)["shots"] == 3
     assert defaults.training(steps=2)["checkpoint_every"] == 1
     assert dict(defaults.seeds(1)) == {} and list(defaults.seeds(2)) == ["seed=0", "seed=1"]
     with pytest.raises(
