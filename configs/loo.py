@@ -107,7 +107,7 @@ def evaluation(arg: ConfigDict) -> dict:
         seed=1000,
         splits=("validation",) if arg.tune else ("test",),
         validation_episodes=20 if arg.quick else 50,
-        shot_curve=() if arg.tune else (0, 1, 5) if arg.quick else (0, 1, 2, 3, 4, 5),
+        shot_curve=() if arg.tune else (0, 1, 5) if arg.quick else (0, 1, 2, 5),
         shot_curve_learners=(),
         shot_curve_episodes=25 if arg.quick else 200 if arg.full else 50,
     )

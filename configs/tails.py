@@ -6,7 +6,7 @@ tail), it measures what the inner loop has memorised, and learning suffers as so
 cycle; with a tail of its own, and for Reptile, it should not. Three panels: over the number of inner steps, over
 the size of the minibatch, and over the outer step with full batches.
 
-    python -m metaicl.main --config=configs/tails.py                 all three, 1,500 outer steps for each point
+    python -m metaicl.main --config=configs/tails.py                 all three, 1,000 outer steps for each point
     python -m metaicl.main --config=configs/tails.py:panel=batch     one of `steps`, `batch`, `outer`
     python -m metaicl.main --config=configs/tails.py:quick           the ends of the first panel, 300 outer steps
     python -m metaicl.main --config=configs/tails.py:full            40,000 outer steps
@@ -24,9 +24,9 @@ from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
 PANELS = {
-    "steps": ("inner steps", (2, 3, 4, 6, 8)),
-    "batch": ("inner batch", (5, 10, 15, 20, 25)),
-    "outer": ("outer step", (0.05, 0.1, 0.25, 0.5)),
+    "steps": ("inner steps", (2, 3, 4, 6)),
+    "batch": ("inner batch", (5, 15, 20, 25)),
+    "outer": ("outer step", (0.1, 0.25, 0.5)),
 }
 METHODS = {
     "reptile": dict(direction="all"),
@@ -58,7 +58,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.learner = "reptile"
     config.baselines = ()
     config.train = defaults.training(
-        steps=40_000 if arg.full else 300 if arg.quick else 1500,
+        steps=40_000 if arg.full else 300 if arg.quick else 1000,
         optimizer="sgd",
         learning_rate=0.25,
         decay="linear",
