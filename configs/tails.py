@@ -101,7 +101,8 @@ def points(arg: ConfigDict) -> dict[str, dict]:
                 # A full batch is the same however it is drawn.
                 if panel != "outer" or "replaced" not in name:
                     at = {"evaluate.point.setting": setting, "evaluate.point.value": float(value)}
-                    runs[f"{panel}={value},{name}"] = {"learner": name} | at | point(panel, name, value)
+                    shown = value if panel != "outer" else f"{value:.0%}"  # no dots in names
+                    runs[f"{panel}={shown},{name}"] = {"learner": name} | at | point(panel, name, value)
     return runs
 
 
