@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import re
 import tempfile
 import warnings
 import zipfile
@@ -21,6 +22,20 @@ _CHECK = "check"
 
 class DamagedFile(UserWarning):
     """A cached file was damaged and is made again."""
+
+
+def given_path(path: str | os.PathLike) -> pathlib.Path:
+    """A path as a user gives it: `~` and environment variables are replaced.
+
+    Raises:
+      FileNotFoundError: if it names a variable that is not set.
+    """
+    text = os.path.expandvars(path)
+    if unset := re.search(r"\$\{?(\w+)", text):
+        raise FileNotFoundError(
+            f"{text}: the environment variable {unset[1]} is not set. Set it, or give the path itself."
+        )
+    return pathlib.Path(text).expanduser()
 
 
 @contextlib.contextmanager

@@ -369,3 +369,9 @@ def test_real_pixels_are_those_of_pillow():
             np.testing.assert_array_equal(pool.x[row, ..., 0], 255 - wanted if inverted else wanted)
     for archive in archives:
         archive.close()
+
+
+def test_an_unset_variable_in_a_path_is_named(monkeypatch):
+    monkeypatch.delenv("METAICL_NOWHERE", raising=False)
+    with pytest.raises(FileNotFoundError, match="environment variable METAICL_NOWHERE is not set"):
+        omniglot.read_omniglot("$METAICL_NOWHERE/omniglot")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from metaicl.data.album_table import DOMAINS, official_set
+from metaicl.files import given_path
 
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
 _COLUMNS = {"image": "FILE_NAME", "category": "CATEGORY"}
@@ -196,7 +197,7 @@ def list_dataset(path: str | os.PathLike, skip_bad: bool = False) -> Listing:
       FileNotFoundError: if the folder, its labels.csv, its images/ or a listed image is missing.
       ValueError: if labels.csv or info.json cannot be understood.
     """
-    folder = Path(os.path.expandvars(path)).expanduser().resolve()
+    folder = given_path(path).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Give the folder of a data set.")
     kind = kind_of(folder)

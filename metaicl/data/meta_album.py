@@ -26,6 +26,7 @@ from metaicl.data.images import (
 from metaicl.data.listing import Listing, kind_of, list_dataset, visible_folders
 from metaicl.data.pool import Pool
 from metaicl.data.splits import drop_small_classes
+from metaicl.files import given_path
 
 __all__ = [
     "DOMAINS",
@@ -171,7 +172,7 @@ def _choose(album: Path, folders: list[Path], datasets: Sequence[str] | None) ->
 
 def _album_folders(path: str | os.PathLike) -> list[Path]:
     """The folders of an album's data sets; raises where there is no album or no data set."""
-    folder = Path(os.path.expandvars(path)).expanduser().resolve()
+    folder = given_path(path).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no album at {folder}. Give a folder of data sets (each with labels.csv and images/) "

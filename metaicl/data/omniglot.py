@@ -18,6 +18,7 @@ from metaicl.data.download import download
 from metaicl.data.images import BadImage, Progress, decode_image, run_threads
 from metaicl.data.pool import Pool
 from metaicl.data.splits import Split
+from metaicl.files import given_path
 
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 SIDE = 105  # pixels of a stored drawing
@@ -113,7 +114,7 @@ def read_omniglot(
         raise ValueError(f"There is no split {split!r} of Omniglot; use {' or '.join(map(repr, SPLITS))}.")
     if image_size < 1:
         raise ValueError(f"image_size is {image_size}; it must be at least 1 pixel.")
-    folder = Path(os.path.expandvars(folder)).expanduser().resolve()
+    folder = given_path(folder).resolve()
     _require_halves(folder, fetch, url, progress)
     listed = {half: _list_half(folder, half) for half in HALVES}  # both, before a drawing is read
     drawings = {

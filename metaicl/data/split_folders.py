@@ -17,6 +17,7 @@ from metaicl.data.listing import Listing, visible_folders
 from metaicl.data.meta_album import pool_of
 from metaicl.data.pool import Pool
 from metaicl.data.splits import Split
+from metaicl.files import given_path
 
 _COLUMNS = ("filename", "label")
 _ENDINGS = (".png", ".jpg", ".jpeg")
@@ -128,7 +129,7 @@ def read_cifar_fs(
 
 
 def _existing(folder: str | os.PathLike, content: str) -> Path:
-    path = Path(os.path.expandvars(folder)).expanduser().resolve()
+    path = given_path(folder).resolve()
     if not path.is_dir():
         raise FileNotFoundError(f"There is no folder {path}. Give the one that holds {content}.")
     return path

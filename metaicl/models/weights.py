@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
+
+from metaicl.files import given_path
 
 _SHOWN = 5  # names an error lists before it only counts
 
@@ -37,7 +38,7 @@ def load_safetensors(
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = Path(os.path.expandvars(path)).expanduser()
+    path = given_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}. Give the path of a .safetensors file.")
     try:
