@@ -74,7 +74,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
 def learner(method: dict) -> dict:
     """All are tested after 5 steps on the whole support, as in the released commands."""
     network = dict(
-        downsample="stride", pool="flatten", norm="batch", pixels="unit", kernel_init="glorot_uniform"
+        filters=(64, 64, 64, 64),
+        downsample="stride",
+        pool="flatten",
+        norm="batch",
+        pixels="unit",
+        kernel_init="glorot_uniform",
     )
     return dict(
         kind="reptile",

@@ -16,6 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+SHOWN = 40  # names that an error lists
+
 
 class ConfigError(ValueError):
     """A config, or what was asked of it, cannot be used."""
@@ -161,4 +163,7 @@ def _unknown(what: str, key: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"Unknown {what} {key!r}{hint} Known: {', '.join(known)}."
+    if len(known) <= SHOWN:
+        return f"Unknown {what} {key!r}{hint} Known: {', '.join(known)}."
+    nearest = difflib.get_close_matches(key, known, n=SHOWN, cutoff=0.0)
+    return f"Unknown {what} {key!r}{hint} Nearest of {len(known)}: {', '.join(nearest)}."

@@ -117,6 +117,15 @@ def test_an_override_of_an_unknown_key_names_the_nearest(key, near, config):
         overridden(config, {key: 1})
 
 
+def test_of_many_known_keys_the_nearest_are_shown(config):
+    with config.unlocked():
+        config.learners = {f"learner_{i}": {"rate": 0.1} for i in range(100)}
+    with pytest.raises(ConfigError, match=r"^Unknown config key 'learners.learner_7.rat'") as error:
+        overridden(config, {"learners.learner_7.rat": 1})
+    assert "Nearest of 104: learners.learner_7.rate, " in str(error.value)
+    assert str(error.value).count("learner_") < 45
+
+
 def test_an_override_of_another_type_is_refused(config):
     with pytest.raises(ConfigError, match=r"train\.steps='many' is not of the type int"):
         overridden(config, {"train.steps": "many"})

@@ -216,7 +216,7 @@ def test_a_run_may_be_a_point_of_a_curve(tmp_path, monkeypatch):
     """A setting of training: a row of the table for every value, and a panel of the curve."""
     monkeypatch.setitem(problems._READERS, "omniglot", small_split)
     name = "shared, cycling"
-    overrides = {"train.steps": 1, "evaluate.episodes": 2, "evaluate.batch": 2}
+    overrides = {"train.steps": 1, "train.batch": 8, "evaluate.episodes": 2, "evaluate.batch": 2}
     overrides |= {f"learners.{name}.encoder_settings.filters": (4, 4)}
     config = overridden(load_config(ROOT / "configs" / "tails.py", "panel=batch"), overrides)
     for value in (5, 25):
