@@ -60,22 +60,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
 def data(arg: ConfigDict) -> dict:
     """What is read, and how it is split."""
     size = 128 if arg.backbone != "none" else 64 if arg.full else 32
-    return dict(
-        kind="album",
-        album=arg.album,
-        embedded=dict(seed=0, classes=20, images_per_class=40),
-        datasets=(),
+    return defaults.album(
+        arg.album,
         image_size=arg.image_size or size,
         backbone=arg.backbone,
         weights=arg.weights,
         cache=arg.cache,
-        skip_bad=False,
-        split="domain",
-        held_out="",
-        validation="",
-        fractions=(0.5, 0.25, 0.25),
-        split_seed=0,
-        min_classes=15,
     )
 
 

@@ -5,9 +5,12 @@
     python -m metaicl.main --config=configs/mini_imagenet.py:5w5s,folder=PATH,learner=maml+reptile
     python -m metaicl.main --config=configs/mini_imagenet.py:5w1s,folder=PATH,full           the published schedule
     python -m metaicl.main --config=configs/mini_imagenet.py:5w1s,data=cifar_fs,folder=PATH
+    python -m metaicl.main --config=configs/mini_imagenet.py:5w1s,data=album,folder=embedded
 
 `folder` (`$METAICL_DATA/mini_imagenet` unless given) holds `train.csv`, `val.csv` and `test.csv` (columns filename,
-label; the split of Ravi and Larochelle) and `images/`. With `data=cifar_fs` it is a CIFAR-FS folder, 32 px.
+label; the split of Ravi and Larochelle) and `images/`. With `data=cifar_fs` it is a CIFAR-FS folder, 32 px; with
+`data=album` an album (or `embedded`) at 84 px, the classes of every data set split into halves and quarters for
+training, validation and test; `datasets=A+B` names those to use, of 20 classes or more.
 
 Settings of the released code: four convolutions of 32 filters with batch norm. MAML 5 steps of 0.01 in training and
 10 in test, 15 queries a class, meta-gradients clipped; Reptile 8 steps of Adam at 0.001 on 15 shots, 50 in test.
@@ -24,7 +27,12 @@ from metaicl.configuration import ConfigError, named, parse_argument
 
 SHAPES = {"5w1s": (5, 1), "5w5s": (5, 5)}
 DEFAULTS = dict(
-    shape="5w1s", learner="maml", data="mini_imagenet", folder="$METAICL_DATA/mini_imagenet", seeds=1
+    shape="5w1s",
+    learner="maml",
+    data="mini_imagenet",
+    folder="$METAICL_DATA/mini_imagenet",
+    datasets="",
+    seeds=1,
 )
 CONV = dict(
     filters=(32, 32, 32, 32), norm="batch", pool="flatten", pixels="unit", kernel_init="glorot_uniform"
@@ -37,21 +45,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_argument(argument, DEFAULTS, positional="shape")
     if arg.shape not in SHAPES:
         raise ConfigError(f"{arg.shape!r} is not one of {', '.join(SHAPES)}.")
-    if arg.data not in ("mini_imagenet", "cifar_fs"):
-        raise ConfigError(f"data={arg.data!r} is not one of mini_imagenet, cifar_fs.")
+    if arg.data not in ("mini_imagenet", "cifar_fs", "album"):
+        raise ConfigError(f"data={arg.data!r} is not one of mini_imagenet, cifar_fs, album.")
     ways, shots = SHAPES[arg.shape]
     config = ConfigDict()
     config.seed = 0
-    mini = arg.data == "mini_imagenet"
-    config.data = dict(
-        kind="published",
-        reader="csv_splits" if mini else "cifar_fs",
-        name="mini_imagenet",
-        domain="objects",
-        folder=arg.folder,
-        image_size=84 if mini else 32,
-        skip_bad=False,
-    )
+    config.data = data(arg)
     config.task = defaults.classification(
         ways=ways, shots=shots, test_shots=shots, queries=15, test_queries=15
     )
@@ -76,6 +75,23 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.replicas = defaults.seeds(arg.seeds)
     config.runs = named({f"{arg.shape},learner={name}": run(name) for name in chosen})
     return config
+
+
+def data(arg: ConfigDict) -> dict:
+    """What is read; an album's classes are split within each data set of 15 or more."""
+    if arg.data == "album":
+        names = tuple(filter(None, arg.datasets.split("+")))
+        return defaults.album(arg.folder, datasets=names, image_size=84, split="within")
+    mini = arg.data == "mini_imagenet"
+    return dict(
+        kind="published",
+        reader="csv_splits" if mini else "cifar_fs",
+        name="mini_imagenet",
+        domain="objects",
+        folder=arg.folder,
+        image_size=84 if mini else 32,
+        skip_bad=False,
+    )
 
 
 def learners(arg: ConfigDict, shots: int) -> dict:

@@ -26,22 +26,15 @@ def get_config(argument: str | None = None) -> ConfigDict:
     frozen = arg.backbone != "none"
     config = ConfigDict()
     config.seed = 0
-    config.data = dict(
-        kind="album",
-        album=arg.album,
-        embedded=dict(seed=0, classes=20, images_per_class=40),
+    config.data = defaults.album(
+        arg.album,
         datasets=tuple(arg.datasets.split("+")),
         image_size=128 if frozen else 32,
         backbone=arg.backbone,
         weights=arg.weights,
         cache=arg.cache,
-        skip_bad=False,
         split="supervised",
-        held_out="",
-        validation="",
         fractions=(0.8, 0.0, 0.2),
-        split_seed=0,
-        min_classes=15,
     )
     config.task = dict(queries=128, test_queries=100)
     conv = dict(filters=(32, 64, 64, 64), downsample="stride", pool="flatten", norm="group")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts that most configs share, so that a config names only what it does differently.
 
-Each function gives one part (`config.task`, `config.train`, `config.evaluate`, `config.replicas`) with every key
-that the experiment reads; keyword arguments replace defaults. ConfigError for a keyword that there is not.
+Each function gives one part (`config.data`, `config.task`, `config.train`, `config.evaluate`, `config.replicas`) with
+every key that the experiment reads; keyword arguments replace defaults. ConfigError for one that there is not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,28 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from metaicl.configuration import ConfigError, named
+
+
+def album(path: str, **given: Any) -> dict[str, Any]:
+    """`config.data` of an album: raw images of 32 px of all its data sets, split by domain."""
+    part = dict(
+        kind="album",
+        album=path,
+        embedded=dict(seed=0, classes=20, images_per_class=40),
+        datasets=(),
+        image_size=32,
+        backbone="none",
+        weights="",
+        cache="",
+        skip_bad=False,
+        split="domain",
+        held_out="",
+        validation="",
+        fractions=(0.5, 0.25, 0.25),
+        split_seed=0,
+        min_classes=15,
+    )
+    return _filled("album", part, given)
 
 
 def classification(*, ways: int, shots: int, **given: Any) -> dict[str, Any]:

@@ -332,8 +332,10 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
     small = {key: value for key, value in SMALL.items() if key in known} | (
         {"data.cache": str(cache)} if "data.cache" in known else {}
     )
-    if embedded and config.data.split == "domain":
+    if embedded and config.data.split in ("domain", "within"):
         small["data.datasets"] = TINY["data.datasets"]
+    if embedded and config.data.split == "within":
+        small["data.embedded.classes"] = 20
     config = overridden(config, small)
     json.dumps(config.to_dict())
     runs = chosen_runs(config, None)
