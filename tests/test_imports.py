@@ -34,12 +34,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "learners": ("episode", "losses", "models"),
     "data": ("episode",),
     "features": ("data.pool", "data.images", "models"),
+    "distances": ("data.pool",),
     "analysis": ("episode", "losses", "learners"),
     "evaluate": ("episode", "losses", "learners.base"),
     "train": ("episode", "losses", "learners.base", "evaluate", "sharding", "checkpoint", "writer"),
-    "experiment": ("*",),  # the composer: everything but main
+    "experiment": ("*",),  # the composer: everything but the command lines
     "main": ("experiment",),
+    "distances.__main__": ("experiment",),
 }
+COMMAND_LINES = ("main", "distances.__main__")
 FENCED: dict[str, tuple[str, ...]] = {
     "flax.linen": ("models",),
     "orbax": ("checkpoint",),
@@ -96,9 +99,9 @@ def room_of(module: str) -> str:
 
 def wrong_arrows(module: str, names: set[str]) -> list[str]:
     """Imports among `names` that `module` may not have."""
-    allowed = (*ALLOWED[room_of(module)], *LEAVES)
+    allowed = (*(ALLOWED[module] if module in COMMAND_LINES else ALLOWED[room_of(module)]), *LEAVES)
     if "*" in allowed:
-        allowed = tuple(room for room in ALLOWED if room not in ("", "main"))
+        allowed = tuple(room for room in ALLOWED if room and room not in COMMAND_LINES)
     return sorted(
         target
         for target in ours(names)
