@@ -292,8 +292,7 @@ def _one_draw(
 
 def _stacked(sets: list[tuple[np.ndarray, np.ndarray]], label_cost: np.ndarray, settings: Settings):
     """Sets of about one size as one stack on the device, by size; and the size and number of each set in it."""
-    largest = max(len(x) for x, _ in sets)
-    sizes = [min(max(_SMALLEST, 1 << (len(x) - 1).bit_length()), largest) for x, _ in sets]
+    sizes = [max(_SMALLEST, 1 << (len(x) - 1).bit_length()) for x, _ in sets]  # powers of two: few programs
     centre = np.mean([np.mean(x, axis=0, dtype=np.float64) for x, _ in sets], axis=0)
     dtype = jnp.result_type(float)
     shared = (

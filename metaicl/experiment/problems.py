@@ -249,11 +249,14 @@ def _reading(data) -> dict:
 @functools.lru_cache(maxsize=2)
 def _stored_album(reading: str, place: Callable) -> tuple[list[Pool], sampler.Store]:
     """Reads an album, embeds it if a backbone is asked for, and puts it on the devices, once per process."""
-    data = ConfigDict(json.loads(reading))
-    pools = _embedded_pools(data) if data.album == "embedded" else _read_pools(data)
-    if data.backbone != "none":
-        pools = _features(pools, data)
+    pools = album_pools(ConfigDict(json.loads(reading)))
     return pools, sampler.make_store(pools, place)
+
+
+def album_pools(data: ConfigDict) -> list[Pool]:
+    """The data sets of an album, as `data` of a config says: images, or the features of a frozen backbone."""
+    pools = _embedded_pools(data) if data.album == "embedded" else _read_pools(data)
+    return pools if data.backbone == "none" else _features(pools, data)
 
 
 @functools.lru_cache(maxsize=2)
@@ -265,7 +268,7 @@ def _stored_split(settings: str, place: Callable) -> tuple[splits.Split, sampler
     data = ConfigDict(json.loads(settings))
     if data.reader not in _READERS:
         raise ConfigError(f"data.reader is {data.reader!r}; there are {', '.join(_READERS)}.")
-    with _Progress("images") as bar:
+    with ProgressBar("images") as bar:
         split = _READERS[data.reader](data, lambda name, done, total: bar(f"reading {name}", done, total))
     pools = [pool for part in split for pool in part]
     x = np.concatenate([np.asarray(pool.x) for pool in pools])
@@ -308,7 +311,7 @@ def cache_folder(configured: str) -> pathlib.Path:
 def _embedded_pools(data) -> list[Pool]:
     from metaicl.data.procedural import embedded_album
 
-    with _Progress("album") as bar:
+    with ProgressBar("album") as bar:
         return embedded_album(
             cache_folder(data.cache),
             image_size=data.image_size,
@@ -322,7 +325,7 @@ def _read_pools(data) -> list[Pool]:
     from metaicl.data.images import decode_pool
     from metaicl.data.meta_album import read_album
 
-    with _Progress("images") as bar:
+    with ProgressBar("images") as bar:
         pools = read_album(
             data.album,
             image_size=data.image_size,
@@ -346,7 +349,7 @@ def _features(pools: list[Pool], data) -> list[Pool]:
             "The backbone 'squeezenet' needs its pretrained weights: give weights=PATH.safetensors."
         )
     params = load_squeezenet(data.weights)
-    with _Progress("features") as bar:
+    with ProgressBar("features") as bar:
         return embed_pools(
             pools,
             squeezenet(),
@@ -357,7 +360,7 @@ def _features(pools: list[Pool], data) -> list[Pool]:
         )
 
 
-class _Progress:
+class ProgressBar:
     """A progress bar that takes what is being done, how much is done and how much there is."""
 
     def __init__(self, unit: str):
@@ -368,6 +371,7 @@ class _Progress:
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        """Moves the bar; another `what` begins a new one."""
         from tqdm import tqdm
 
         if what != self._what:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distances between the data sets of an album.
+
+    python -m metaicl.distances                                                      the embedded album
+    python -m metaicl.distances --album=PATH --backbone=squeezenet --weights=PATH    a folder of data sets
+
+Writes the matrix (results.json, distances.csv) and figures of it, a heat map, a dendrogram and a map, below
+--workdir. Features and finished matrices are cached under METAICL_CACHE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from metaicl.distances.settings import Settings, reference
+
+_PRESETS: dict[str, Callable[..., Settings]] = {"default": Settings, "reference": reference}
+_CHOICES = {"inner": ("gaussian", "diagonal", "means", "exact"), "p": (1, 2)}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit status."""
+    given = vars(_parser().parse_args(argv[1:]))
+    debug, preset = given.pop("debug"), given.pop("preset")
+    names = {field.name for field in dataclasses.fields(Settings)}
+    chosen = {name: given.pop(name) for name in list(given) if name in names}
+    given["datasets"] = tuple(filter(None, given["datasets"].split(",")))
+    try:
+        settings = _PRESETS[preset](**chosen)
+        from metaicl.experiment.distances import (
+            measure_distances,
+        )  # heavy: not before the arguments are right
+
+        command = ["python", "-m", "metaicl.distances", *argv[1:]]
+        print(measure_distances(settings, given.pop("workdir"), **given, command=command))
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was embedded is cached.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if not isinstance(error, ValueError | OSError | ArithmeticError):
+            print("This looks like a defect; --debug shows the traceback.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m metaicl.distances",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--album", default="embedded", help="'embedded', or the folder of an album")
+    parser.add_argument("--datasets", default="", help="names of some of its data sets, comma-separated")
+    parser.add_argument(
+        "--backbone", default="none", help="'squeezenet', or 'none' for the pixels themselves"
+    )
+    parser.add_argument("--weights", default="", help="file of the backbone's pretrained weights")
+    parser.add_argument("--image_size", type=int, default=0, help="pixels; 128 with a backbone, else 32")
+    parser.add_argument("--cache", default="", help="folder of cached features; default METAICL_CACHE")
+    parser.add_argument("--workdir", default=os.path.join("runs", "distances"), help="folder of all outputs")
+    parser.add_argument("--preset", choices=_PRESETS, default="default", help="'reference': as published")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    group = parser.add_argument_group("settings of the distance (see metaicl/distances/settings.py)")
+    for field in dataclasses.fields(Settings):
+        options: dict = dict(default=argparse.SUPPRESS, help=f"default {field.default}")
+        if isinstance(field.default, bool):
+            group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, **options)
+        else:
+            kind, choices = type(field.default), _CHOICES.get(field.name)
+            group.add_argument(f"--{field.name}", type=kind, choices=choices, **options)
+    return parser
+
+
+def run() -> None:
+    """Entry point of the command line."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv))
+
+
+if __name__ == "__main__":
+    run()

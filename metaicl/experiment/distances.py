@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The distances between the data sets of an album: read, embed, measure, write and draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from metaicl import __version__, distances
+from metaicl.data.pool import Pool
+from metaicl.experiment.problems import ProgressBar, album_pools, cache_folder
+from metaicl.files import write_text
+from metaicl.report.distances import write_distance_report
+
+
+def measure_distances(
+    settings: distances.Settings,
+    workdir: str | os.PathLike,
+    *,
+    album: str = "embedded",
+    datasets: Sequence[str] = (),
+    backbone: str = "none",
+    weights: str = "",
+    image_size: int = 0,
+    cache: str = "",
+    command: Sequence[str] = (),
+) -> str:
+    """Measures all pairs of an album's data sets; writes `results.json`, `distances.csv` and `figures/*.png`.
+
+    Args:
+      settings: of the distance.
+      workdir: folder of the outputs.
+      album: `embedded`, or the path of an album's folder.
+      datasets: names of data sets to use; all if empty.
+      backbone: `squeezenet`, or `none` for the pixels themselves, from 0 to 1.
+      weights: of the backbone.
+      image_size: side in pixels; by default 128 with a backbone and 32 without.
+      cache: folder of cached features and matrices; see `cache_folder`.
+      command: the command line, kept beside the results.
+
+    Returns:
+      A table of nearest and farthest sets.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: for an album or settings that do not fit.
+    """
+    started = time.time()
+    data = ConfigDict(
+        dict(
+            album=album,
+            embedded=dict(seed=0, classes=20, images_per_class=40),
+            datasets=tuple(datasets),
+            image_size=image_size or (128 if backbone != "none" else 32),
+            backbone=backbone,
+            weights=weights,
+            cache=cache,
+            skip_bad=False,
+        )
+    )
+    pools = [_vectors(pool) for pool in album_pools(data)]
+    root = pathlib.Path(workdir).expanduser()
+    with ProgressBar("blocks") as bar, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = distances.pairwise(
+            pools,
+            settings,
+            cache_dir=cache_folder(cache) / "distances",
+            progress=lambda what, done, total: bar(f"distances of {what}", done, total),
+        )
+    for warning in told:
+        if issubclass(warning.category, UserWarning):  # ours; those of libraries are for developers
+            print(f"warning: {warning.message}", file=sys.stderr)
+    head = dict(
+        experiment="distances",
+        version=__version__,
+        command=shlex.join(command),
+        backbone=backbone,
+        settings=dataclasses.asdict(settings),
+        epsilons=found.epsilons.tolist(),
+        converged=bool(found.converged.all()) and not found.label_failed,
+        label_error=_number(found.label_error, 3),
+    )
+    rows = _rows(found)
+    write_text(root / "results.json", _as_json(head, pools, rows))
+    write_text(root / "distances.csv", _as_csv(rows))
+    table = write_distance_report(root)
+    print(
+        f"{len(rows)} pairs in {time.time() - started:.0f} s. Results: {root / 'results.json'}",
+        file=sys.stderr,
+    )
+    return table
+
+
+def _vectors(pool: Pool) -> Pool:
+    """Images become vectors of their pixels, from 0 to 1; features stay."""
+    if pool.x.dtype != np.uint8:
+        return pool
+    return dataclasses.replace(pool, x=np.asarray(pool.x).reshape(len(pool), -1).astype(np.float32) / 255)
+
+
+def _rows(found: distances.Distances) -> list[dict]:
+    """One row for every pair of different sets."""
+    rows = []
+    for i, j in zip(*np.triu_indices(len(found.names), 1), strict=True):
+        rows.append(
+            {
+                "a": found.names[i],
+                "b": found.names[j],
+                "domain_a": found.domains[i],
+                "domain_b": found.domains[j],
+                "value": _number(found.values[i, j], 8),
+                "ci95": _number(found.ci95[i, j], 4),
+                "converged": bool(found.converged[:, i, j].all()),
+                "error": _number(found.errors[:, i, j].max(), 3),
+                "iterations": int(found.iterations[:, i, j].max()),
+            }
+        )
+    return rows
+
+
+def _number(value: float, digits: int) -> float | None:
+    """Rounded to significant digits; None, JSON's null, for what is not a number."""
+    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+
+
+def _as_json(head: dict, pools: Sequence[Pool], rows: Sequence[dict]) -> str:
+    """`results.json`, one set or pair a line so that a change shows as one line."""
+    sets = [{"name": p.name, "domain": p.domain, "classes": len(p.classes), "items": len(p)} for p in pools]
+    lines = lambda parts: "[\n  " + ",\n  ".join(json.dumps(part, allow_nan=False) for part in parts) + "\n]"
+    return f'{json.dumps(head)[:-1]}, "sets": {lines(sets)}, "rows": {lines(rows)}}}\n'
+
+
+def _as_csv(rows: Sequence[dict]) -> str:
+    quoted = lambda value: "" if value is None else f'"{value}"' if isinstance(value, str) else str(value)
+    return "\n".join([",".join(rows[0]), *(",".join(map(quoted, row.values())) for row in rows)]) + "\n"
