@@ -136,13 +136,17 @@ def test_the_divergence_equals_that_of_pot(x64, settings):
     assert abs(found.value - expected) < 1e-5 * expected
 
 
-def test_relative_regularisation_is_a_part_of_the_mean_cost(x64):
-    a, b = pool(0), pool(1)
-    found = pairwise([a, b], Settings(regularisation=0.1))
-    epsilon = 0.1 * dense_cost(a, b, Settings()).mean()
-    assert np.allclose(found.epsilons, epsilon, rtol=1e-10)
-    same = otdd(a, b, Settings(regularisation=epsilon, relative=False))
-    assert abs(same.value - found.values[0, 1]) < 1e-10
+@pytest.mark.parametrize("p", [1, 2])
+def test_relative_regularisation_is_a_part_of_the_mean_cost(x64, p):
+    pools = [pool(0), pool(1, (4, 30)), pool(2)]
+    settings = Settings(p=p, halved=p == 2, feature_weight=0.7, label_weight=1.3, regularisation=0.1)
+    found = pairwise(pools, settings)
+    epsilon = 0.1 * np.mean(
+        [dense_cost(pools[i], pools[j], settings).mean() for i, j in ((0, 1), (0, 2), (1, 2))]
+    )
+    assert np.allclose(found.epsilons, epsilon, rtol=1e-8)
+    same = pairwise(pools, dataclasses.replace(settings, regularisation=epsilon, relative=False))
+    assert np.allclose(same.values, found.values, rtol=1e-8)
 
 
 def test_it_tends_to_the_exact_linear_programme(x64):

@@ -248,7 +248,9 @@ def _one_draw(
         sizes: np.array([(places[i][1], places[j][1]) for i, j in group]) for sizes, group in groups.items()
     }
     scale = 1.0
-    if settings.relative:
+    if settings.relative and settings.p == 2:
+        scale = _mean_squared_cost(sets, label_cost, settings)
+    elif settings.relative:
         means = [mean_cost(_dataset_problem, consts[s], inside[s], settings.p) for s in groups]
         different = [[i != j for i, j in group] for group in groups.values()]
         scale = float(np.mean(np.concatenate(means)[np.concatenate(different)]))
@@ -288,6 +290,17 @@ def _one_draw(
         value = np.maximum(value, 0.0) ** (1 / settings.p)
     names = ("each", "errors", "iterations", "converged", "epsilons")
     return dict(zip(names, (value, error, iterations, converged, epsilon), strict=True))
+
+
+def _mean_squared_cost(sets, label_cost: np.ndarray, settings: Settings) -> float:
+    """The mean cost over all pairs of different sets for p = 2, from moments: no distance of two items is needed."""
+    centre = np.mean([np.mean(x, axis=0, dtype=np.float64) for x, _ in sets], axis=0)
+    means = np.stack([np.mean(x, axis=0, dtype=np.float64) - centre for x, _ in sets])
+    norms = np.array([np.mean(np.sum((x - centre) ** 2, axis=1)) for x, _ in sets])
+    shares = np.stack([np.bincount(labels, minlength=len(label_cost)) / len(labels) for _, labels in sets])
+    features = norms[:, None] + norms[None, :] - 2 * means @ means.T
+    cost = settings.feature_weight * features + settings.label_weight * shares @ label_cost @ shares.T
+    return settings.factor * float(np.mean(cost[np.triu_indices(len(sets), 1)]))
 
 
 def _stacked(sets: list[tuple[np.ndarray, np.ndarray]], label_cost: np.ndarray, settings: Settings):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaicl.files import write_bytes
-from metaicl.report.style import INK, MARKERS, MUTED, STYLE, TRAINED, Drawing, canvas, png_of
+from metaicl.report.style import FAINT, INK, MARKERS, MUTED, STYLE, TRAINED, Drawing, canvas, png_of
 from metaicl.report.tables import pretty
 
 _LABELLED = 20  # up to so many sets the matrix has its numbers in it
@@ -123,15 +123,15 @@ def draw_dendrogram(matrix: Matrix) -> Drawing:
 def draw_map(matrix: Matrix) -> Drawing:
     """The plane on which distances are kept best, by classical scaling."""
     places, share = classical_scaling(matrix.lengths)
-    figure, axes = canvas(8.2, 6.2)
+    span = np.ptp(places, axis=0) + 1e-9
+    figure, axes = canvas(9.2, float(np.clip(7.2 * span[1] / span[0], 3.2, 7.2)) + 0.8)
     for domain, (x, y) in zip(matrix.domains, places, strict=True):
         _dot(axes, x, y, domain, matrix.domains)
-    for k, name in enumerate(matrix.names):
-        _annotate(axes, pretty(name), k, places)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.margins(0.12)
+    axes.margins(0.13)
     axes.set_title(f"Map of the data sets ({100 * share:.0f} % of the spread lies in this plane)")
     _domain_legend(figure, matrix.domains)
+    _name_points(figure, axes, [pretty(name) for name in matrix.names], places)
     return Drawing("map", "Classical multidimensional scaling of the distances.", png_of(figure))
 
 
@@ -166,15 +166,32 @@ def neighbour_table(matrix: Matrix) -> str:
     return "\n".join([aligned[0].rstrip(), "─" * len(aligned[0]), *aligned[1:]])
 
 
-def _annotate(axes: Any, name: str, k: int, places: np.ndarray) -> None:
-    """Writes the name of a point above it, or below where its nearest neighbour is above."""
-    apart = places - places[k]
-    apart[k] = np.inf
-    nearest = apart[np.argmin(np.sum(apart**2, axis=1))]
-    below = nearest[1] > 0
-    offset = (0, -7) if below else (0, 7)
-    align = dict(ha="center", va="top" if below else "bottom")
-    axes.annotate(name, places[k], xytext=offset, textcoords="offset points", fontsize=7.5, **align)
+def _name_points(figure: Any, axes: Any, names: Sequence[str], places: np.ndarray) -> None:
+    """Writes names beside points, each at the nearest place that is still free, with a line to it if it is far."""
+    figure.draw_without_rendering()  # the layout is only known then
+    points = axes.transData.transform(places) * 72 / figure.dpi
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    rings = [
+        (radius, angle) for radius in (10, 18, 30, 45, 60, 80) for angle in np.pi * np.arange(0.5, 2.5, 0.25)
+    ]
+    for name, place, (x, y) in zip(names, places, points, strict=True):
+        width, height = 4.3 * len(name), 9.0
+        for radius, angle in rings:
+            dx, dy = radius * np.cos(angle), radius * np.sin(angle)
+            centre = x + dx + np.sign(round(dx, 6)) * width / 2, y + dy
+            box = (
+                centre[0] - width / 2,
+                centre[1] - height / 2,
+                centre[0] + width / 2,
+                centre[1] + height / 2,
+            )
+            if not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
+                break
+        taken.append(box)
+        line = dict(arrowstyle="-", color=FAINT, lw=0.8) if radius > 10 else None
+        offset = (centre[0] - x, centre[1] - y)
+        text = dict(fontsize=7.5, ha="center", va="center", textcoords="offset points", arrowprops=line)
+        axes.annotate(name, place, xytext=offset, annotation_clip=False, **text)
 
 
 def _look(domain: str, domains: Sequence[str]) -> dict[str, Any]:
