@@ -34,7 +34,7 @@ from benchmarks.timing import alternate, at_most, compared, last_line, median
 from metaicl.data.pool import Pool
 from metaicl.distances import Settings, pairwise
 from metaicl.distances.labels import label_distances
-from metaicl.distances.pairs import subsample
+from metaicl.distances.matrix import subsample
 from metaicl.files import write_bytes
 
 TARGETS = {"label_distances": 150.0, "matrix": 40.0}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -12,20 +13,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import stdtrit
 
 from metaicl.data.pool import Pool
-from metaicl.distances.labels import LabelDistances, label_distances, powered_distances
+from metaicl.distances.labels import LabelDistances, label_distances
+from metaicl.distances.matrix import matrix_of_draw, subsample
 from metaicl.distances.settings import Settings
-from metaicl.distances.transport import mean_cost, side_by_side, solve
 from metaicl.files import array_digest, load_arrays, save_arrays
 
 CODE_VERSION = 1  # bump when this room would compute other distances from the same pools and settings
 DEFAULT = Settings()
-_SMALLEST = 64  # rows to which small sets are padded
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)`."""
@@ -193,7 +192,7 @@ def _computed(pools: Sequence[Pool], settings: Settings, progress: Progress) -> 
         classes += [np.asarray(pool.x[pool.labels == c]) for c in present]
     labels = LabelDistances(np.zeros((len(classes), len(classes))))
     if settings.label_weight:
-        labels = label_distances(classes, settings, lambda done, total: progress("classes", done, total))
+        labels = label_distances(classes, settings, functools.partial(progress, "classes"))
     columns: dict[str, list] = {
         name: [] for name in ("each", "errors", "iterations", "converged", "epsilons")
     }
@@ -201,9 +200,7 @@ def _computed(pools: Sequence[Pool], settings: Settings, progress: Progress) -> 
         rows = [subsample(pool, settings.samples, settings.seed + number) for pool in pools]
         sets = [(np.asarray(p.x)[r], k[r]) for p, k, r in zip(pools, ids, rows, strict=True)]
         what = "data sets" if settings.seeds == 1 else f"data sets, draw {number + 1} of {settings.seeds}"
-        drawn = _one_draw(
-            sets, labels.cost, settings, lambda done, total, what=what: progress(what, done, total)
-        )
+        drawn = matrix_of_draw(sets, labels.cost, settings, functools.partial(progress, what))
         for name, values in drawn.items():
             columns[name].append(values)
         if all(len(r) == len(p) for r, p in zip(rows, pools, strict=True)):  # other draws would be the same
@@ -211,128 +208,6 @@ def _computed(pools: Sequence[Pool], settings: Settings, progress: Progress) -> 
             break
     whole = {"label_error": np.array(labels.error), "label_failed": np.array(labels.failed)}
     return {name: np.array(values) for name, values in columns.items()} | whole
-
-
-def subsample(pool: Pool, samples: int, seed: int) -> np.ndarray:
-    """Rows of at most `samples` items, ascending, in proportion to the classes.
-
-    Which items are drawn depends on their features and the seed, not on their order or labels.
-    """
-    if len(pool) <= samples:
-        return np.arange(len(pool))
-    salt = seed.to_bytes(8, "little", signed=True)
-    x = np.ascontiguousarray(pool.x)
-    lots = np.array([hashlib.blake2b(row.tobytes(), digest_size=8, salt=salt).digest() for row in x], "S8")
-    lots = np.frombuffer(lots.tobytes(), ">u8")
-    order = np.lexsort((lots, pool.labels))
-    firsts = np.cumsum(pool.counts) - pool.counts
-    place = np.empty(len(pool))
-    place[order] = np.arange(len(pool)) - firsts[pool.labels[order]]
-    share = (place + 0.5) / pool.counts[pool.labels]  # of its class, up to this item
-    return np.sort(np.lexsort((lots, share))[:samples])
-
-
-def _one_draw(
-    sets: list[tuple[np.ndarray, np.ndarray]], label_cost: np.ndarray, settings: Settings, tick
-) -> dict:
-    """Distances of sets of items `[n, D]` with class numbers `[n]`, by the names of `Distances`."""
-    stacks, places = _stacked(sets, label_cost, settings)
-    count = len(sets)
-    pairs = [(i, j) for i in range(count) for j in range(i, count) if settings.debiased or i != j]
-    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i, j in pairs:
-        i, j = sorted((i, j), key=lambda k: places[k])  # larger sets second: fewer shapes
-        groups.setdefault((places[i][0], places[j][0]), []).append((i, j))
-    consts = {sizes: (stacks[sizes[0]], stacks[sizes[1]]) for sizes in groups}
-    inside = {
-        sizes: np.array([(places[i][1], places[j][1]) for i, j in group]) for sizes, group in groups.items()
-    }
-    scale = 1.0
-    if settings.relative and settings.p == 2:
-        scale = _mean_squared_cost(sets, label_cost, settings)
-    elif settings.relative:
-        means = [mean_cost(_dataset_problem, consts[s], inside[s], settings.p) for s in groups]
-        different = [[i != j for i, j in group] for group in groups.values()]
-        scale = float(np.mean(np.concatenate(means)[np.concatenate(different)]))
-    epsilon = settings.regularisation * scale
-    if not epsilon > 0:
-        raise ValueError(
-            "All items of all pools are the same: a relative regularisation has no scale. Check them."
-        )
-    cost, error, iterations, converged = (np.zeros((count, count), t) for t in (float, float, int, bool))
-    converged[:] = True
-    done = 0
-
-    def advance(number):
-        nonlocal done
-        done += number
-        tick(done, len(pairs))
-
-    for sizes, group in groups.items():
-        found = solve(
-            _dataset_problem,
-            consts[sizes],
-            inside[sizes],
-            p=settings.p,
-            same=sizes[0] == sizes[1],
-            epsilon=epsilon,
-            threshold=settings.threshold,
-            max_iterations=settings.max_iterations,
-            at_once=side_by_side(sizes[0] * sizes[1]),
-            tick=advance,
-        )
-        i, j = np.array(group).T
-        for matrix, values in zip((cost, error, iterations, converged), found, strict=True):
-            matrix[i, j] = matrix[j, i] = values
-    own = np.diag(cost) if settings.debiased else np.zeros(count)
-    value = cost - (own[:, None] + own[None, :]) / 2
-    if settings.root:
-        value = np.maximum(value, 0.0) ** (1 / settings.p)
-    names = ("each", "errors", "iterations", "converged", "epsilons")
-    return dict(zip(names, (value, error, iterations, converged, epsilon), strict=True))
-
-
-def _mean_squared_cost(sets, label_cost: np.ndarray, settings: Settings) -> float:
-    """The mean cost over all pairs of different sets for p = 2, from moments: no distance of two items is needed."""
-    centre = np.mean([np.mean(x, axis=0, dtype=np.float64) for x, _ in sets], axis=0)
-    means = np.stack([np.mean(x, axis=0, dtype=np.float64) - centre for x, _ in sets])
-    norms = np.array([np.mean(np.sum((x - centre) ** 2, axis=1)) for x, _ in sets])
-    shares = np.stack([np.bincount(labels, minlength=len(label_cost)) / len(labels) for _, labels in sets])
-    features = norms[:, None] + norms[None, :] - 2 * means @ means.T
-    cost = settings.feature_weight * features + settings.label_weight * shares @ label_cost @ shares.T
-    return settings.factor * float(np.mean(cost[np.triu_indices(len(sets), 1)]))
-
-
-def _stacked(sets: list[tuple[np.ndarray, np.ndarray]], label_cost: np.ndarray, settings: Settings):
-    """Sets of about one size as one stack on the device, by size; and the size and number of each set in it."""
-    sizes = [max(_SMALLEST, 1 << (len(x) - 1).bit_length()) for x, _ in sets]  # powers of two: few programs
-    centre = np.mean([np.mean(x, axis=0, dtype=np.float64) for x, _ in sets], axis=0)
-    dtype = jnp.result_type(float)
-    shared = (
-        jnp.asarray(settings.factor * settings.label_weight * label_cost, dtype),
-        jnp.asarray(settings.factor * settings.feature_weight, dtype),
-    )
-    places, stacks = [(size, sizes[:k].count(size)) for k, size in enumerate(sizes)], {}
-    for size in set(sizes):
-        members = [s for s, own in zip(sets, sizes, strict=True) if own == size]
-        x = np.zeros((len(members), size, members[0][0].shape[1]), dtype)
-        ids, weights = np.zeros(x.shape[:2], np.int32), np.zeros(x.shape[:2], dtype)
-        for k, (items, labels) in enumerate(members):
-            x[k, : len(items)], ids[k, : len(items)], weights[k, : len(items)] = (
-                items - centre,
-                labels,
-                1 / len(items),
-            )
-        stacks[size] = (*jax.tree.map(jnp.asarray, (x, ids, weights)), *shared)
-    return stacks, places
-
-
-def _dataset_problem(consts, pair: jax.Array, p: int):
-    """The ground cost between two sets, by their numbers in their stacks, and their weights."""
-    (xs, ids, weights, label_cost, feature_weight), (ys, other_ids, other_weights, *_) = consts
-    i, j = pair[0], pair[1]
-    between = label_cost[ids[i][:, None], other_ids[j][None, :]]
-    return feature_weight * powered_distances(xs[i], ys[j], p) + between, weights[i], other_weights[j]
 
 
 def _say_if_not_converged(found: Distances, settings: Settings) -> None:
