@@ -3,16 +3,19 @@
 
 Dense D x D covariances, one matrix square root for each class and one eigendecomposition for each pair of classes,
 loops over pairs of classes and of data sets, Sinkhorn by POT. Written for speed as far as that algorithm goes: roots
-are kept, of the inner root only the eigenvalues are computed, transport of a set to itself is solved once.
+are kept, of the inner root only the eigenvalues are computed, pairs of classes may be done in several threads,
+transport of a set to itself is solved once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import ot
+from threadpoolctl import threadpool_limits
 
 
 class Moments(NamedTuple):
@@ -37,6 +40,15 @@ def label_distance(a: Moments, b: Moments) -> float:
     values = np.linalg.eigvalsh(a.root @ b.covariance @ a.root)
     cross = np.sum(np.sqrt(np.maximum(values, 0)))
     return float(np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
+
+
+def label_distances(moments: Mapping[int, Moments], pairs: np.ndarray, workers: int) -> np.ndarray:
+    """Of pairs `[N, 2]` of classes: one after another with all threads of BLAS, or with one in each of the workers."""
+    one = lambda pair: label_distance(moments[pair[0]], moments[pair[1]])
+    if workers == 1:
+        return np.array([one(pair) for pair in pairs])
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+        return np.array(list(pool.map(one, pairs)))
 
 
 def transport_cost(cost: np.ndarray, epsilon: float, tolerance: float) -> float:
