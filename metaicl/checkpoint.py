@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from metaicl.files import write_bytes
+
 
 class CheckpointWarning(UserWarning):
     """A checkpoint was damaged and passed over."""
@@ -165,7 +167,7 @@ def digest(state: Any, notes: dict) -> str:
 
 def save_weights(path: str | os.PathLike, tree: Any, *, dtype: str | None = None) -> None:
     """Writes a pytree of arrays as one safetensors file, atomically; floats as `dtype` if given."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     def array(leaf):
         value = np.asarray(jax.device_get(leaf))
@@ -173,9 +175,7 @@ def save_weights(path: str | os.PathLike, tree: Any, *, dtype: str | None = None
         return np.ascontiguousarray(value).reshape(value.shape)  # which makes scalars one-dimensional
 
     named = {jax.tree_util.keystr(p): array(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
-    temporary = pathlib.Path(f"{path}.{os.getpid()}.partial")
-    save_file(named, temporary)
-    os.replace(temporary, path)
+    write_bytes(path, save(named))
 
 
 def load_weights(path: str | os.PathLike, template: Any) -> Any:

@@ -110,9 +110,12 @@ def _draw_learning(runs: Sequence[Run], look: dict[str, Look], metric: str) -> D
     colors = dict(zip(sorted(curves), TRAINED + MUTED, strict=False))
     colors |= {learner: look[learner].color for learner in curves if learner in look}
     figure, axes = canvas(7.8, 4.3)
+    drawn: set[str] = set()
     for learner in order:
-        steps, mean = curves[learner]
-        axes.plot(steps, mean * scale_of(metric), color=colors[learner], lw=1.8, label=pretty(learner))
+        (steps, mean), color = curves[learner], colors[learner]
+        style = DASHED if color in drawn else "-"  # of many learners two share a colour
+        drawn.add(color)
+        axes.plot(steps, mean * scale_of(metric), color=color, ls=style, lw=1.8, label=pretty(learner))
     axes.set_xlabel("step")
     axes.set_ylabel(f"validation {metric_name(metric)}")
     axes.set_title("What each learner learns" if metric in ("accuracy", "loss") else metric_title(metric))
