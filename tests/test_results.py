@@ -80,7 +80,7 @@ def test_committed_weights_answer_as_recorded(path, tmp_path, monkeypatch):
     settings = {k: v for k, v in entry.items() if k not in NOT_SETTINGS} | entry.get("test", {})
     learner = make_learner(entry["kind"], problem.spec, **settings)
     meta = load_weights(path, jax.eval_shape(learner.init, jax.random.key(0)))
-    replica = path.stem.removeprefix("weights").removeprefix("-")
+    replica = path.stem.removeprefix("weights").removeprefix("-").removeprefix("float16")
     for held in problem.test:
         wanted = (held.dataset, "main", config.learner, replica)
         [record] = [
