@@ -18,6 +18,7 @@ from metaicl.evaluate import evaluate
 from metaicl.experiment.problems import make_problem
 from metaicl.experiment.runs import NOT_SETTINGS
 from metaicl.learners import make_learner
+from metaicl.report.distances import write_distance_report
 
 ROOT = pathlib.Path(__file__).parent.parent
 EXPERIMENTS = sorted({p.parents[1] for p in (ROOT / "results").glob("*/*/records.jsonl")})
@@ -52,6 +53,18 @@ def test_the_readme_shows_the_results(folder):
         assert len(lines) > 2
         missing.append([line for line in lines if line not in readme])
     assert [] in missing, missing[0]
+
+
+def test_the_distances_are_drawn_from_the_committed_matrix(tmp_path):
+    committed = ROOT / "results" / "distances"
+    shutil.copy(committed / "results.json", tmp_path)
+    table = write_distance_report(tmp_path)
+    assert table.strip() == (committed / "table.txt").read_text().strip()
+    for name in ("distances", "dendrogram", "map"):
+        assert (tmp_path / "figures" / f"{name}.png").exists()
+        assert (committed / "figures" / f"{name}.png").exists()
+    readme = (ROOT / "README.md").read_text()
+    assert [line for line in table.splitlines()[2:] if line.strip() and line.rstrip() not in readme] == []
 
 
 WEIGHTS = sorted((ROOT / "results").rglob("weights*.safetensors"))
