@@ -63,7 +63,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         steps=0, optimizer="sgd", learning_rate=1.0, log_every=50, checkpoint_every=2000
     )
     config.evaluate = defaults.evaluation(
-        episodes=200, batch=50, validation_episodes=50, probes=dict(gradient_agreement={})
+        episodes=200, batch=50, select="last", validation_episodes=50, probes=dict(gradient_agreement={})
     )
     config.replicas = defaults.seeds(1 if arg.quick else 3)
     config.runs = named(

@@ -77,6 +77,7 @@ def evaluation(**given: Any) -> dict[str, Any]:
         batch=20,
         seed=1000,
         splits=("test",),
+        select="best",  # parameters in validation, where there is one; or the "last"
         validation_episodes=0,
         shot_curve=(),
         shot_curve_learners=(),

@@ -96,6 +96,8 @@ class Run:
 def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) -> Run:
     """Builds a run, its problems and its learners, so that what is wrong with them is said at once."""
     place = _placer(mesh)
+    if (select := config.evaluate.get("select", "best")) not in ("best", "last"):
+        raise ConfigError(f"evaluate.select is {select!r}; use 'best' (in validation) or 'last'.")
     variants = dict(config.replicas) or {"": {}}
     replicas = []
     for replica, overrides in variants.items():
@@ -173,11 +175,7 @@ def execute(run: Run) -> None:
     lines, curves = [], []
     state = _train_main(run)
     for number, replica in enumerate(run.replicas):
-        if state is not None:
-            step = int(np.atleast_1d(state.best_step)[number])
-            meta = _unstacked(run, state.best, number)
-        else:
-            step, meta = 0, _initial(run, run.config.learner, replica)
+        step, meta = _chosen(run, replica, state, number)
         lines += records(run, replica, run.config.learner, meta, step)
         lines += probe_records(run, replica, run.config.learner, meta, step)
         curves += fits(run, replica, run.config.learner, meta)
@@ -192,6 +190,15 @@ def execute(run: Run) -> None:
         write_text(run.folder / "fits.json", json.dumps(curves))
     if jax.process_index() == 0:
         write_text(run.folder / "records.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _chosen(run: Run, replica: Replica, state: TrainState | None, number: int) -> tuple[int, Meta]:
+    """The step and the parameters that are tested: the best in validation, or with `evaluate.select` the last."""
+    if state is None:
+        return 0, _initial(run, run.config.learner, replica)
+    if run.config.evaluate.get("select", "best") == "last":
+        return int(state.step), _unstacked(run, state.meta, number)
+    return int(np.atleast_1d(state.best_step)[number]), _unstacked(run, state.best, number)
 
 
 def check_folder(run: Run | Measurement) -> None:
