@@ -212,6 +212,28 @@ def test_probes_that_do_not_fit_are_refused_before_training(probes, message, tmp
         make_any(name, own, tmp_path / name, mesh())
 
 
+@pytest.mark.parametrize(("select", "step"), [("best", 2), ("last", 4)])
+def test_the_best_or_the_last_parameters_are_tested(select, step, tmp_path, monkeypatch):
+    scores = iter([1.0, 0.0, 1.0, 0.0])
+    monkeypatch.setattr("metaicl.experiment.runs._validate", lambda *_: {"score": next(scores)})
+    overrides = {
+        "learners.fomaml.train.steps": 4,
+        "learners.fomaml.train.validate_every": 2,
+        "train.batch": 8,
+    }
+    overrides |= {"evaluate.episodes": 2, "evaluate.batch": 2, "evaluate.select": select}
+    config = overridden(load_config(ROOT / "configs" / "solution_manifolds.py", "quick"), overrides)
+    run_experiment(config, tmp_path, only="fomaml")
+    assert {r["step"] for r in records_of(tmp_path / "fomaml") if r["learner"] == "fomaml"} == {step}
+
+
+def test_what_is_tested_is_the_best_or_the_last(tmp_path):
+    config = overridden(load_config(ROOT / "configs" / "sinusoid.py", "quick"), {"evaluate.select": "first"})
+    name, own = next(iter(chosen_runs(config, None).items()))
+    with pytest.raises(ConfigError, match=r"evaluate\.select is 'first'; use 'best'"):
+        make_any(name, own, tmp_path / name, mesh())
+
+
 def test_a_run_may_be_a_point_of_a_curve(tmp_path, monkeypatch):
     """A setting of training: a row of the table for every value, and a panel of the curve."""
     monkeypatch.setitem(problems._READERS, "omniglot", small_split)
