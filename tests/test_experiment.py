@@ -221,7 +221,8 @@ def test_the_best_or_the_last_parameters_are_tested(select, step, tmp_path, monk
         "learners.fomaml.train.validate_every": 2,
         "train.batch": 8,
     }
-    overrides |= {"evaluate.episodes": 2, "evaluate.batch": 2, "evaluate.select": select}
+    overrides |= {"learners.fomaml.train.batch": 8, "evaluate.episodes": 2, "evaluate.batch": 2}
+    overrides |= {"evaluate.select": select}
     config = overridden(load_config(ROOT / "configs" / "solution_manifolds.py", "quick"), overrides)
     run_experiment(config, tmp_path, only="fomaml")
     assert {r["step"] for r in records_of(tmp_path / "fomaml") if r["learner"] == "fomaml"} == {step}
