@@ -29,6 +29,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "configuration": (),
     "defaults": ("configuration",),
     "models": (),
+    "curricula": (),
     "report": (),
     "losses": ("episode",),
     "learners": ("episode", "losses", "models"),
