@@ -270,7 +270,8 @@ class _Loop:
 
     def _reset_optimizer(self, state):
         init = jax.vmap(self.optimizer.init) if self.replicas else self.optimizer.init
-        return dataclasses.replace(state, opt_state=jax.jit(init)(state.meta.params))
+        fresh = jax.jit(lambda params: _strong(init(params)), out_shardings=sharding.replicated(self.mesh))
+        return dataclasses.replace(state, opt_state=fresh(state.meta.params))
 
 
 def init_state(
@@ -283,9 +284,18 @@ def init_state(
         return meta, optimizer.init(meta.params), jnp.float32(-jnp.inf), jnp.int32(0)
 
     meta, opt_state, score, step = (jax.vmap(one) if stacked else one)(key)
-    # Weakly typed scalars would make the second step's types new, and compile it again.
-    meta, opt_state = jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), (meta, opt_state))
+    meta, opt_state = _strong((meta, opt_state))
     return TrainState(jnp.int32(0), meta, opt_state, jax.tree.map(jnp.copy, meta), score, step)
+
+
+def _strong(tree: PyTree) -> PyTree:
+    """Without weakly typed scalars, which would make the second step's types new, and compile it again."""
+    return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), tree)
+
+
+def initial(learner: Learner, seed: int) -> Meta:
+    """What a replica of this seed starts from."""
+    return jax.jit(learner.init)(_keys([seed], None)[0])
 
 
 def update_step(learner: Learner, optimizer: optax.GradientTransformation, build: Callable) -> Callable:

@@ -355,10 +355,12 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
     small = {key: value for key, value in SMALL.items() if key in known} | (
         {"data.cache": str(cache)} if "data.cache" in known else {}
     )
-    if embedded and config.data.split in ("domain", "within"):
+    if embedded and config.data.split in ("domain", "within", "images"):
         small["data.datasets"] = TINY["data.datasets"]
     if embedded and config.data.split == "within":
         small["data.embedded.classes"] = 20
+    if embedded and config.data.split == "images":  # which are shared out over three parts
+        small["data.embedded.images_per_class"] = 40
     config = overridden(config, small)
     json.dumps(config.to_dict())
     runs = chosen_runs(config, None)

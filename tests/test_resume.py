@@ -16,7 +16,7 @@ import sys
 import time
 
 import pytest
-from tiny import ROOT, cache, tiny_config  # noqa: F401 (a fixture)
+from tiny import ROOT, cache, tiny_config, tiny_sequence  # noqa: F401 (a fixture)
 
 from metaicl.configuration import named
 
@@ -29,6 +29,7 @@ SETTINGS = {
     "maml": {},
     "reptile": {},  # carries Adam's moments from task to task
     "replicas": {"replicas": named({"seed=0": {"seed": 0}, "seed=1": {"seed": 1}})},
+    "stages": {},
 }
 
 
@@ -45,12 +46,15 @@ def write_run(workdir: pathlib.Path, cache: pathlib.Path, kind: str, point: str)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     die_at(point)
-    learner = "prototypes" if kind == "replicas" else kind
-    config = tiny_config(f"held_out=cells,learner={learner}", cache, SCHEDULE)
+    if kind == "stages":  # of four steps each; steps 3, 6 and 9 are inside of one
+        config = tiny_sequence("order=E2H,bounds=none,seeds=2,reset", cache, {"train.checkpoint_every": 3})
+    else:
+        learner = "prototypes" if kind == "replicas" else kind
+        config = tiny_config(f"held_out=cells,learner={learner}", cache, SCHEDULE)
     with config.unlocked():
         config.update(SETTINGS[kind])
-    ((name, own),) = chosen_runs(config, None).items()
-    execute(make_run(name, own, workdir / name, sharding.make_mesh()))
+    ((_, own),) = chosen_runs(config, None).items()
+    execute(make_run(RUN, own, workdir / RUN, sharding.make_mesh()))
 
 
 def die_at(point: str) -> None:
@@ -114,10 +118,16 @@ def damage(workdir: pathlib.Path, step: int) -> None:
     os.truncate(largest, largest.stat().st_size // 2)
 
 
+def left_behind(workdir: pathlib.Path) -> set[str]:
+    """The files of the run and of its stages; those of checkpoints and events hold times."""
+    folder = workdir / RUN
+    return {str(p.relative_to(folder)) for p in [*folder.glob("*"), *folder.glob("stages/*")] if p.is_file()}
+
+
 def same_bytes(workdir: pathlib.Path, reference: pathlib.Path) -> None:
-    expected = {p.name for p in (reference / RUN).iterdir() if p.is_file()}
+    expected = left_behind(reference)
     assert {*RESULTS[:3]} <= expected
-    assert {p.name for p in (workdir / RUN).iterdir() if p.is_file()} == expected
+    assert left_behind(workdir) == expected
     for name in expected:
         assert (workdir / RUN / name).read_bytes() == (reference / RUN / name).read_bytes(), f"{name} differs"
 
@@ -139,6 +149,21 @@ def test_killed_again_and_again_and_resumed(tmp_path, cache):  # noqa: F811
     said = run(killed, cache, "prototypes")
     assert "CheckpointWarning" not in said
     assert checkpoints(killed) == [8, 12]
+    same_bytes(killed, whole)
+
+
+def test_killed_in_the_middle_of_a_stage_and_at_its_end(tmp_path, cache):  # noqa: F811
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole, cache, "stages")
+    assert {f"stages/00{k}.npz" for k in range(4)} | {"stages.json", "ease.json"} <= left_behind(whole)
+
+    run(killed, cache, "stages", "step 7")
+    assert checkpoints(killed) == [4, 6]  # the second is inside the second stage
+    assert "stages/002.npz" not in left_behind(killed)
+    run(killed, cache, "stages", "save 8 -1")
+    assert checkpoints(killed) == [4, 6] and "stages/002.npz" in left_behind(killed)
+    run(killed, cache, "stages")
+    assert checkpoints(killed) == [9, 12]
     same_bytes(killed, whole)
 
 

@@ -223,7 +223,7 @@ def test_without_validation_the_last_parameters_are_the_best(tmp_path):
 def test_one_compilation_serves_all_steps_stages_and_resumed_runs(tmp_path, devices):
     learner, optimizer = counter(), optax.adam(0.1)
     COUNTED.clear()
-    stages = [Stage("a", source_of(1), 3), Stage("b", source_of(2, scale=2.0), 4)]
+    stages = [Stage("a", source_of(1), 3), Stage("b", source_of(2, scale=2.0), 4, reset_optimizer=True)]
     options = dict(optimizer=optimizer, folder=tmp_path, devices=devices[:2])
     options["schedule"] = dict(checkpoint_every=2)
     fit(learner, stages[:1], **options)

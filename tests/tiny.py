@@ -23,6 +23,7 @@ from metaicl.configuration import overridden
 
 ROOT = pathlib.Path(__file__).parents[1]
 LOO = ROOT / "configs" / "loo.py"
+SEQUENTIAL = ROOT / "configs" / "sequential.py"
 
 # Three domains: tissues are cells, flowers are plants, gears are machines.
 ALBUM = {
@@ -51,6 +52,21 @@ LEARNERS = {f"learners.in_context.{key}": value for key, value in TOKENS.items()
 }
 LEARNERS |= {"learners.reptile.inner_batch": 4}
 TINY = ALBUM | TASK | TRAIN | LEARNERS
+SEQUENCE = {
+    **ALBUM,
+    "data.embedded.images_per_class": 20,
+    "data.datasets": ("tissues", "flowers", "leaves"),
+    **TASK,
+    "task.test_queries": 2,
+    "baselines": (),
+    "train.steps": 12,
+    "train.log_every": 2,
+    "evaluate.batch": 4,
+    "evaluate.episodes": 6,
+    "evaluate.validation_episodes": 4,
+    "sequence.episodes": 5,
+    "learners.prototypes.encoder_settings.filters": (4, 4),
+}
 
 
 def load_config(path: pathlib.Path, argument: str | None = None) -> ConfigDict:
@@ -65,6 +81,12 @@ def tiny_config(argument: str, cache: pathlib.Path, overrides: dict[str, Any] | 
     """`configs/loo.py` in a size for tests; the embedded album is kept in `cache`."""
     config = load_config(LOO, f"{argument},cache={cache}")
     return overridden(config, TINY | (overrides or {}))
+
+
+def tiny_sequence(argument: str, cache: pathlib.Path, overrides: dict[str, Any] | None = None) -> ConfigDict:
+    """`configs/sequential.py` in a size for tests: prototypes, three data sets of two domains."""
+    config = load_config(SEQUENTIAL, f"{argument},learner=prototypes,cache={cache}")
+    return overridden(config, SEQUENCE | (overrides or {}))
 
 
 def flags_of(overrides: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,14 +46,16 @@ class Problem(NamedTuple):
 
     Attributes:
       spec: of the learner.
-      train: `(seed) -> Source`.
+      train: `(seed) -> Source`; where there are pools also `(seed, names of data sets) -> Source`, of these alone.
       validation, test: the sets to choose by, and to report on.
+      pools: the parts of the data sets that are trained on in episodes.
     """
 
     spec: TaskSpec
-    train: Callable[[int], Source]
+    train: Callable[..., Source]
     validation: list[TestSet]
     test: list[TestSet]
+    pools: Sequence[Pool] = ()
 
 
 def make_problem(config: ConfigDict, place: Callable) -> Problem:
@@ -150,10 +152,10 @@ def _episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Pro
         names = (pool.name + suffix, pool.domain, len(pool.classes), split_by[pool.name])
         return TestSet(*names, ways, shots, ways * task.test_queries, source)
 
-    def train(seed):
+    def train(seed, datasets=()):
         return sampler.episodes(
             store,
-            parts.train,
+            [pool for pool in parts.train if not datasets or pool.name in datasets],
             seed=seed,
             ways=_span(task.ways),
             shots=_span(task.shots),
@@ -165,7 +167,8 @@ def _episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Pro
 
     train(0)  # refuses what does not fit now, not after the first evaluation
     validation = [held(pool, evaluation.seed + 1) for pool in parts.validation]
-    return Problem(spec, train, validation, [held(pool, evaluation.seed) for pool in parts.test])
+    test = [held(pool, evaluation.seed) for pool in parts.test]
+    return Problem(spec, train, validation, test, parts.train)
 
 
 def _item_shape(store) -> tuple[int, ...]:
@@ -208,13 +211,13 @@ def _split(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, str]]
     if data.split == "domain":
         whole = splits.leave_domain_out(pools, data.held_out, data.validation or None)
         split_by = {pool.name: "domains" for pool in pools}
-    elif data.split in ("within", "supervised"):
+    elif data.split in ("within", "images", "supervised"):
         least = data.min_classes if data.split == "within" else sys.maxsize
         each = [splits.split_within(p, data.fractions, data.split_seed, least) for p in pools]
         whole = splits.Split(*([pool for part, _ in each for pool in part[i]] for i in range(3)))
         split_by = {pool.name: by for pool, (_, by) in zip(pools, each, strict=True)}
     else:
-        raise ConfigError(f"data.split is {data.split!r}; use 'domain', 'within' or 'supervised'.")
+        raise ConfigError(f"data.split is {data.split!r}; use 'domain', 'within', 'images' or 'supervised'.")
     if data.split != "supervised":
         whole = _large_enough(whole, task)
     held = [*whole.validation, *whole.test]

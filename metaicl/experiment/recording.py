@@ -103,7 +103,7 @@ def _record(run, replica, name, meta, step, split, held, evaluation, progress) -
         shots=evaluation.shots,
         progress=progress,
     )
-    _check_finite(result["values"]["loss"], name, held, evaluation)
+    check_finite(result["values"]["loss"], name, held, evaluation)
     about = head(run, replica, name, meta, step, split, held, evaluation)
     return about | dict(evaluation.beside) | _rounded(result)
 
@@ -133,7 +133,7 @@ def head(
     }
 
 
-def _check_finite(loss: np.ndarray, name: str, held: TestSet, evaluation: Evaluation) -> None:
+def check_finite(loss: np.ndarray, name: str, held: TestSet, evaluation: Evaluation) -> None:
     """Refuses answers that are not numbers; only a sweep may go on to where a learner diverges."""
     bad = np.flatnonzero(~np.isfinite(loss))
     if len(bad) and evaluation.kind != "sweep":

@@ -20,8 +20,9 @@ from metaicl import sharding
 from metaicl.checkpoint import Checkpoints, save_weights
 from metaicl.configuration import ConfigError, as_json, differences, overridden
 from metaicl.data.pipeline import open_batches
-from metaicl.episode import Episode, Source, Stage, TaskSpec, replicate
+from metaicl.episode import Episode, Source, Stage, TaskSpec
 from metaicl.evaluate import evaluate, mean_score
+from metaicl.experiment import sequential
 from metaicl.experiment.measuring import Measurement
 from metaicl.experiment.probing import probe_records, probed_weights, probes, probes_of
 from metaicl.experiment.problems import Problem, make_problem
@@ -107,6 +108,8 @@ def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) ->
     if len(specs) > 1:
         raise ConfigError(f"The replicas of run {name!r} have tasks of different shapes: {specs}.")
     run = Run(name, config, folder, mesh, tuple(replicas))
+    if "sequence" in config:
+        sequential.check_sequence(run, _training(config, config.learner))
     for learner in (config.learner, *config.baselines):
         _try_out(run, learner)
     sharding.check_batch_size(mesh, _training(config, config.learner).batch)
@@ -180,6 +183,8 @@ def execute(run: Run) -> None:
         lines += probe_records(run, replica, run.config.learner, meta, step)
         curves += fits(run, replica, run.config.learner, meta)
         _save_weights(run, replica, meta)
+    if "sequence" in run.config:
+        lines += sequential.finish(run)
     for replica in _distinct_problems(run):
         for name in run.config.baselines:
             meta, step = _fit_baseline(run, name, replica)
@@ -261,8 +266,9 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(clip), rule) if clip else rule
 
 
-def _optimizer(t: ConfigDict) -> optax.GradientTransformation:
-    return make_optimizer(t.optimizer, t.learning_rate, t.steps, t.warmup, t.decay, t.clip, t.weight_decay)
+def _optimizer(t: ConfigDict, span: int) -> optax.GradientTransformation:
+    """The optimiser of a `train` part, its schedule over `span` steps."""
+    return make_optimizer(t.optimizer, t.learning_rate, span, t.warmup, t.decay, t.clip, t.weight_decay)
 
 
 def _train_main(run: Run) -> TrainState | None:
@@ -270,22 +276,22 @@ def _train_main(run: Run) -> TrainState | None:
     t = _training(run.config, run.config.learner)
     if not t.steps:
         return None
-    names = run.replica_names
-    sources = [r.problem.train(r.config.seed) for r in run.replicas]
-    source = replicate(sources) if names else sources[0]
+    validate = functools.partial(_validate, run)
+    in_stages = "sequence" in run.config
+    plan = sequential.make_plan(run, t.steps, validate) if in_stages else sequential.one_stage(run, t.steps)
     validates = t.validate_every and all(r.problem.validation for r in run.replicas)
     schedule = Schedule(t.batch, t.log_every, t.checkpoint_every, t.validate_every if validates else 0)
     first = jax.process_index() == 0
     return train(
         run.learner(run.config.learner),
-        listed([Stage("main", source, t.steps)]),
-        _optimizer(t),
+        plan.next_stage,
+        _optimizer(t, plan.span),
         seeds=run.seeds,
-        replicas=names,
+        replicas=run.replica_names,
         schedule=schedule,
-        hooks=Hooks(_open_batches, functools.partial(_validate, run)),
+        hooks=Hooks(_open_batches, validate, plan.after_stage),
         mesh=run.mesh,
-        writer=Writer(run.folder if first else None, total=t.steps, title=run.name),
+        writer=Writer(run.folder if first else None, total=plan.total, title=run.name),
         checkpoints=Checkpoints(run.folder / "checkpoints"),
     )
 
@@ -299,7 +305,7 @@ def _fit_baseline(run: Run, name: str, replica: Replica) -> tuple[Meta, int]:
     state = train(
         run.learner(name),
         listed([Stage("main", replica.problem.train(replica.config.seed), t.steps)]),
-        _optimizer(t),
+        _optimizer(t, t.steps),
         seeds=[replica.config.seed],
         replicas=None,
         schedule=Schedule(t.batch, t.log_every),
