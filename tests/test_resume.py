@@ -30,6 +30,11 @@ SETTINGS = {
     "reptile": {},  # carries Adam's moments from task to task
     "replicas": {"replicas": named({"seed=0": {"seed": 0}, "seed=1": {"seed": 1}})},
     "stages": {},
+    "adaptive": {},
+}
+SEQUENCES = {
+    "stages": "order=E2H,bounds=none,seeds=2,reset",
+    "adaptive": "order=adaptive,bounds=none",  # what comes next depends on what was validated before
 }
 
 
@@ -46,8 +51,8 @@ def write_run(workdir: pathlib.Path, cache: pathlib.Path, kind: str, point: str)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     die_at(point)
-    if kind == "stages":  # of four steps each; steps 3, 6 and 9 are inside of one
-        config = tiny_sequence("order=E2H,bounds=none,seeds=2,reset", cache, {"train.checkpoint_every": 3})
+    if kind in SEQUENCES:  # three stages of four steps: steps 3, 6 and 9 are inside of one
+        config = tiny_sequence(SEQUENCES[kind], cache, {"train.checkpoint_every": 3})
     else:
         learner = "prototypes" if kind == "replicas" else kind
         config = tiny_config(f"held_out=cells,learner={learner}", cache, SCHEDULE)

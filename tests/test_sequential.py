@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny import ROOT, cache, load_config, tiny_sequence  # noqa: F401 (a fixture)
 
-from metaicl import sharding
+from metaicl import report, sharding
 from metaicl.configuration import ConfigError, named, overridden
 from metaicl.data.pool import Pool
 from metaicl.experiment import chosen_runs, make_run, ordering, sequential
@@ -121,6 +121,16 @@ def test_rows_are_measured_with_what_the_stage_ended_with(finished, tmp_path, ca
     for r, replica in enumerate(("seed=0", "seed=1")):
         for d, dataset in enumerate(("tissues", "flowers", "leaves")):
             np.testing.assert_allclose(told[replica, dataset][:5], ours[r, d] / 6, atol=1e-4)
+
+
+def test_the_report_is_made_from_the_rows(finished):
+    root = finished.folder.parent
+    said = report.write_report(root)
+    assert "training in stages, test images" in said and "prototypes untrained" in said
+    assert {"stages", "transfer_domain"} <= {path.stem for path in (root / "figures").iterdir()}
+    matrix = json.loads((root / "results.json").read_text())["matrices"][finished.name]["accuracy"]
+    rows = [sequential.load_row(finished.folder, k)["correct"].mean(axis=(0, 2)) / 6 for k in range(4)]
+    np.testing.assert_allclose(matrix, rows, rtol=1e-5)
 
 
 def test_no_image_is_in_training_and_test(finished):

@@ -43,7 +43,7 @@ def choose(
 def ucb(gains: Sequence[Gain], arms: int, seed: int, rate: float) -> int:
     """UCB1 (Auer et al. 2002): every arm once, in an order drawn from the seed, then the largest upper bound.
 
-    The bound is the mean gain of an arm, of gains scaled to [0, 1] over the history, plus
+    The bound is the mean gain of an arm, scaled to [0, 1] by the history, plus
     `rate * sqrt(2 ln t / n)` after t stages, n of them its own.
     """
     tried = {arm for arm, _ in gains}
@@ -59,8 +59,7 @@ def ucb(gains: Sequence[Gain], arms: int, seed: int, rate: float) -> int:
 def exp3(gains: Sequence[Gain], arms: int, seed: int, rate: float) -> int:
     """Exp3 (Auer et al. 2002): drawn from weights that grow with the gain over the probability it was drawn with.
 
-    `rate` is gamma, the share of uniform draws, in (0, 1]. Each gain counts as it stands between the smallest and the
-    largest up to then; Graves et al. 2017 (arXiv 1704.03003) scale theirs by quantiles in the same place.
+    `rate` is gamma, the share of uniform draws, in (0, 1]. Each gain counts as it stands among those up to then.
     """
     return int(np.random.default_rng([seed, len(gains)]).choice(arms, p=exp3_chances(gains, arms, rate)))
 
@@ -82,10 +81,14 @@ def _chances(logits: np.ndarray, rate: float) -> np.ndarray:
 
 
 def _scaled(gains: Sequence[Gain]) -> np.ndarray:
-    """`[t]`: the gains between the smallest (0) and the largest (1) of them; one half where they are all equal."""
+    """`[t]` in [0, 1]: the gains between their 20th and 80th percentile; one half where these are equal.
+
+    As Graves et al. 2017 (arXiv 1704.03003) scale theirs, so that the large gain of the first stages does not make
+    all that follow look alike.
+    """
     values = np.array([gain for _, gain in gains])
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
+    low, high = np.quantile(values, [0.2, 0.8])
+    return np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(len(values), 0.5)
 
 
 BANDITS: dict[str, Callable[[Sequence[Gain], int, int, float], int]] = {"ucb": ucb, "exp3": exp3}

@@ -24,7 +24,7 @@ from metaicl.report.reading import (
     sweep_records,
 )
 from metaicl.report.statistics import Summary, summarise
-from metaicl.report.tables import dataset_table, headline_table, markdown, pretty, result_rows, text
+from metaicl.report.tables import Table, dataset_table, headline_table, markdown, pretty, result_rows, text
 
 __all__ = ["load_records", "markdown_table", "write_report"]
 
@@ -35,7 +35,12 @@ def write_report(root: str | pathlib.Path) -> str:
     Runs without records are named as unfinished. Where there is no run at all, raises FileNotFoundError
     with the name of the folder.
     """
-    from metaicl.report import figures, page, style  # here, so that tables alone do not load matplotlib
+    from metaicl.report import (
+        figures,
+        page,
+        sequences,
+        style,
+    )  # here, so that tables alone do not load matplotlib
 
     root = pathlib.Path(root)
     runs = load_runs(root)
@@ -53,13 +58,16 @@ def write_report(root: str | pathlib.Path) -> str:
         groups=groups,
         drawings=drawings,
         colors={pretty(label): look.color for label, look in looks.items()},
+        transfer=sequences.transfer_table(runs),
     )
     (root / "figures").mkdir(exist_ok=True)
     for drawing in drawings:
         write_bytes(root / "figures" / f"{drawing.name}.png", drawing.png)
-    write_text(root / "results.json", _results(contents.experiment, contents.command, records))
+    rows = [*result_rows(records), *sequences.transfer_rows(runs)]
+    matrices = sequences.matrices(runs)
+    write_text(root / "results.json", _results(contents.experiment, contents.command, rows, matrices))
     write_text(root / "report.html", page.render(contents))
-    return terminal_text(groups, runs)
+    return terminal_text(groups, runs, contents.transfer)
 
 
 def summaries(records: Sequence[Record]) -> list[tuple[Group, Summary]]:
@@ -81,20 +89,27 @@ def markdown_table(records: Sequence[Record], by: str = "dataset", places: bool 
     return "\n".join(f"**{table.title}**\n\n{markdown(table)}" for table in tables)
 
 
-def terminal_text(groups: Sequence[tuple[Group, Summary]], runs: Sequence[Run]) -> str:
-    """The headline tables for a terminal, and which runs are still to come."""
+def terminal_text(
+    groups: Sequence[tuple[Group, Summary]], runs: Sequence[Run], transfer: Table | None = None
+) -> str:
+    """The headline tables for a terminal, that of transfer over stages, and which runs are still to come."""
     parts = [text(headline_table(group, summary)) for group, summary in groups]
+    parts += [text(transfer)] if transfer else []
     unfinished = [run.name for run in runs if not run.records]
     if unfinished:
         parts.append(f"No records yet: {', '.join(unfinished)}.\n")
     return "\n".join(parts)
 
 
-def _results(experiment: str, command: str, records: Sequence[Record]) -> str:
-    """`results.json`, one row a line so that a change shows as one line."""
+def _results(experiment: str, command: str, found: Sequence[dict], matrices: dict[str, dict]) -> str:
+    """`results.json`, one row or matrix a line so that a change shows as one line."""
     head = json.dumps({"experiment": experiment, "version": _version(), "command": command})
-    rows = ",\n  ".join(json.dumps(row, allow_nan=False) for row in result_rows(records))
-    return f'{head[:-1]}, "rows": [\n  {rows}\n]}}\n' if rows else f'{head[:-1]}, "rows": []}}\n'
+    rows = ",\n  ".join(json.dumps(row, allow_nan=False) for row in found)
+    whole = f'{head[:-1]}, "rows": [\n  {rows}\n]' if rows else f'{head[:-1]}, "rows": []'
+    if matrices:
+        lines = ",\n  ".join(f"{json.dumps(run)}: {json.dumps(matrix)}" for run, matrix in matrices.items())
+        whole += f', "matrices": {{\n  {lines}\n}}'
+    return whole + "}\n"
 
 
 def _version() -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from metaicl.report.curves import draw_fits, draw_learning, draw_shots, draw_sweep, draw_training
 from metaicl.report.reading import Group, Record, Run, higher_is_better, in_percent
+from metaicl.report.sequences import draw_stages
 from metaicl.report.statistics import Interval, Summary, calibration_error
 from metaicl.report.style import (
     DASHED,
@@ -176,6 +177,7 @@ def draw_all(
                 draw_reliability(summary, look),
             ]
             drawings += [d._replace(name=d.name + suffix) for d in found if d]
+        drawings += draw_stages(runs)
         drawings += [draw_shots(shots, look), draw_sweep(sweeps, look), *draw_fits(runs)]
         drawings += draw_learning(runs, look, [group.metric for group, _ in groups])
         drawings.append(draw_training(runs))

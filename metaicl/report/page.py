@@ -63,6 +63,7 @@ class Contents(NamedTuple):
     groups: list[tuple[Group, Summary]]
     drawings: list[Drawing]
     colors: dict[str, str]  # a learner's readable name -> its colour in the figures
+    transfer: Table | None = None  # of runs that trained in stages
 
 
 def _table(table: Table, colors: dict[str, str]) -> str:
@@ -159,6 +160,9 @@ def render(contents: Contents) -> str:
     for group, summary in contents.groups:
         table = _means_first(headline_table(group, summary, both=True))
         parts += [f"<h2>{html.escape(group.title.capitalize())}</h2>", _table(table, contents.colors)]
+    if contents.transfer:
+        title_of_it = html.escape(contents.transfer.title.capitalize())
+        parts += [f"<h2>{title_of_it}</h2>", _table(contents.transfer, {})]
     if contents.drawings:
         parts += ["<h2>Figures</h2>", *(_figure(drawing) for drawing in contents.drawings)]
     for group, summary in contents.groups:

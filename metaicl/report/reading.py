@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metaicl.report.stages import Stages, load_stages
+
 Record = dict[str, Any]
 
 # Below this many classes the episodes of a data set repeat the same few problems: its interval is too narrow.
@@ -37,7 +39,8 @@ DEFAULTS = {
 class Run(NamedTuple):
     """One folder of an experiment; `records` is empty as long as the run is unfinished.
 
-    `fits` are the curves of `fits.json`: learners of y = f(x) at points of their sweep.
+    `fits` are the curves of `fits.json`: learners of y = f(x) at points of their sweep. `stages` is what a run that
+    trained in stages measured after each of them.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Run(NamedTuple):
     metrics: list[dict]
     records: list[Record]
     fits: Sequence[dict] = ()
+    stages: Stages | None = None
 
 
 class Group(NamedTuple):
@@ -110,7 +114,8 @@ def load_runs(root: str | pathlib.Path) -> list[Run]:
         config = json.loads(files[0].read_text()) if files[0].exists() else {}
         records, fits = read_records(files[2]), folder / "fits.json"
         curves = json.loads(fits.read_text()) if records and fits.exists() else []
-        runs.append(Run(folder.name, config, read_lines(files[1]), records, curves))
+        stages = load_stages(folder) if records else None
+        runs.append(Run(folder.name, config, read_lines(files[1]), records, curves, stages))
     if not runs:
         raise FileNotFoundError(
             f"nothing to report: {root} holds no run (a folder with config.json or records.jsonl)"
