@@ -80,7 +80,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         checkpoint_every=max(steps // 10, 1),
     )
     config.evaluate = defaults.evaluation(
-        episodes=600 if arg.full else 100, batch=25, validation_episodes=50 if arg.full else 10
+        episodes=600 if arg.full else 100,
+        batch=25,
+        select="last",
+        validation_episodes=50 if arg.full else 10,  # of the adaptive order
     )
     config.sequence = sequence(arg, frozen)
     config.replicas = defaults.seeds(arg.seeds)
@@ -91,22 +94,15 @@ def get_config(argument: str | None = None) -> ConfigDict:
 def data(arg: ConfigDict, validates: bool) -> dict:
     """What is read; every class's images are shared out between training and test."""
     few = FEW if arg.quick and arg.album == "embedded" else ()
-    return dict(
-        kind="album",
-        album=arg.album,
-        embedded=dict(seed=0, classes=20, images_per_class=40),
+    return defaults.album(
+        arg.album,
         datasets=tuple(arg.datasets.split("+")) if arg.datasets else few,
         image_size=128 if arg.backbone != "none" else 64 if arg.full else 32,
         backbone=arg.backbone,
         weights=arg.weights,
         cache=arg.cache,
-        skip_bad=False,
         split="images",
-        held_out="",
-        validation="",
         fractions=(0.6, 0.2, 0.2) if validates else (0.6, 0.0, 0.4),
-        split_seed=0,
-        min_classes=15,
     )
 
 

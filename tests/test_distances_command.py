@@ -39,7 +39,7 @@ def test_an_album_is_measured_and_drawn(tmp_path, capsys, monkeypatch):
     assert "3 pairs" in said.err and "warning" not in said.err
     assert results["converged"] and results["settings"]["samples"] == 20
     assert results["sets"][0].keys() == {"name", "domain", "classes", "items"}
-    expected = pairwise([experiment._vectors(pool) for pool in given], Settings(samples=20, seeds=2))
+    expected = pairwise([experiment.vectors(pool) for pool in given], Settings(samples=20, seeds=2))
     for row in results["rows"]:
         i, j = (expected.names.index(row[k]) for k in "ab")
         assert row["value"] == pytest.approx(expected.values[i, j], rel=1e-6) and row["ci95"] > 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -250,7 +251,8 @@ def test_easy_data_sets_come_before_hard_ones(tmp_path, monkeypatch):
     accuracies = ordering.probe_accuracies(pools, sequence_config().probe.to_dict())
     assert accuracies[1] == 1.0 and 0.5 < accuracies[0] < 1 and accuracies[2] < 0.6
     orders = {
-        kind: ordering.order_of(sequence_config(order=kind), pools, 0, tmp_path) for kind in ("E2H", "H2E")
+        kind: ordering.order_of(sequence_config(order=kind), pools, 0, tmp_path, tmp_path)
+        for kind in ("E2H", "H2E")
     }
     assert orders == {"E2H": ["b", "a", "c"], "H2E": ["c", "a", "b"]}
 
@@ -265,15 +267,15 @@ def test_what_was_measured_is_kept_until_the_content_changes(tmp_path, monkeypat
     monkeypatch.setattr(ordering, "probe_accuracies", measured)
     pools, config = [blobs("a", 0.1), blobs("b", 0.1)], sequence_config(order="E2H")
     for _ in range(2):
-        assert ordering.order_of(config, pools, 0, tmp_path) == ["b", "a"]
+        assert ordering.order_of(config, pools, 0, tmp_path, tmp_path) == ["b", "a"]
     assert len(asked) == 1
-    ordering.order_of(sequence_config(order="E2H", **{"probe.images": 10}), pools, 0, tmp_path)
+    ordering.order_of(sequence_config(order="E2H", **{"probe.images": 10}), pools, 0, tmp_path, tmp_path)
     assert len(asked) == 2
     other = [pools[0], blobs("b", 0.1, seed=1)]
-    ordering.order_of(config, other, 0, tmp_path)
+    ordering.order_of(config, other, 0, tmp_path, tmp_path)
     assert len(asked) == 3
     (tmp_path / "ease.json").write_text('{"key": ')
-    ordering.order_of(config, other, 0, tmp_path)
+    ordering.order_of(config, other, 0, tmp_path, tmp_path)
     assert len(asked) == 4
 
 
@@ -282,9 +284,9 @@ def test_orders_by_distance(tmp_path, monkeypatch):
     places = {"d": 0.0, "a": 1.0, "b": 4.0, "c": 9.0}
     at = np.array([places[p.name] for p in pools])
     matrix = np.abs(at[:, None] - at[None, :])
-    monkeypatch.setattr(ordering, "_distance_matrix", lambda given, settings: matrix)
+    monkeypatch.setattr(ordering, "_distance_matrix", lambda given, settings, **folders: matrix)
     order = lambda kind, **given: "".join(
-        ordering.order_of(sequence_config(order=kind, **given), pools, 0, tmp_path)
+        ordering.order_of(sequence_config(order=kind, **given), pools, 0, tmp_path, tmp_path)
     )
     assert order("E2E") == "adbc"  # a is the first of the first domain
     assert order("H2H") == "acdb"
@@ -294,10 +296,24 @@ def test_orders_by_distance(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "distances.json").read_text())["names"] == list("dabc")
 
 
+@pytest.mark.slow
+def test_distances_are_those_of_optimal_transport(tmp_path):
+    """Two sets of one kind are nearer to each other than to one that lies elsewhere."""
+    pools = [blobs("a", 0.1), blobs("b", 0.1, seed=1), blobs("c", 0.1)]
+    pools[2] = dataclasses.replace(pools[2], x=pools[2].x + 2)
+    config = sequence_config(order="E2E")
+    assert ordering.order_of(config, pools, 0, tmp_path / "run", tmp_path / "cache") == ["a", "b", "c"]
+    matrix = np.array(json.loads((tmp_path / "run" / "distances.json").read_text())["values"])
+    assert matrix[0, 1] < 0.1 * matrix[0, 2] and list((tmp_path / "cache").glob("otdd-*.npz"))
+
+
 def test_random_and_domain_orders_measure_nothing(tmp_path):
     pools = [blobs(name, 0.1) for name in "dabc"]
-    assert ordering.order_of(sequence_config(order="domain"), pools, 0, tmp_path) == list("abcd")
-    drawn = {tuple(ordering.order_of(sequence_config(order="random"), pools, s, tmp_path)) for s in range(9)}
+    assert ordering.order_of(sequence_config(order="domain"), pools, 0, tmp_path, tmp_path) == list("abcd")
+    drawn = {
+        tuple(ordering.order_of(sequence_config(order="random"), pools, s, tmp_path, tmp_path))
+        for s in range(9)
+    }
     assert len(drawn) > 4 and not list(tmp_path.iterdir())
 
 
@@ -311,10 +327,14 @@ def test_random_and_domain_orders_measure_nothing(tmp_path):
         ({"sequence.order": "E2E", "sequence.start": "tisues"}, r"start='tisues' .*did you mean 'tissues'\?"),
         ({"sequence.budget": "equal"}, "sequence: Unknown budget 'equal'; there are static, proportional"),
         ({"train.steps": 2}, "sequence: 2 steps are too few for 3 stages"),
-        ({"train.steps": 0}, r"train\.steps is 0: training in stages keeps"),
-        ({"train.validate_every": 5}, r"train\.validate_every is 5"),
+        ({"train.steps": 0}, r"train\.steps is 0: give training in stages some"),
+        ({"train.validate_every": 5, "evaluate.select": "best"}, r"train\.validate_every is 5, which would"),
         ({"sequence.order": "adaptive"}, r"needs images to validate on: give data\.fractions a second part"),
         ({"data.split": "domain", "data.held_out": "cells"}, r"data\.split='images' or 'within'; here 2 are"),
+        (
+            {"sequence.order": "path", "sequence.distance.inner": "gausian"},
+            r"sequence\.distance: inner is 'gausian'; there are gaussian",
+        ),
         (
             {"sequence.order": "H2E", "sequence.probe.learner.method": "rigde"},
             r"sequence\.probe\.learner: Unknown method 'rigde'",

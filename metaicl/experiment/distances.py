@@ -67,7 +67,7 @@ def measure_distances(
             skip_bad=False,
         )
     )
-    pools = [_vectors(pool) for pool in album_pools(data)]
+    pools = [vectors(pool) for pool in album_pools(data)]
     root = pathlib.Path(workdir).expanduser()
     with ProgressBar("blocks") as bar, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -101,7 +101,7 @@ def measure_distances(
     return table
 
 
-def _vectors(pool: Pool) -> Pool:
+def vectors(pool: Pool) -> Pool:
     """Images become vectors of their pixels, from 0 to 1; features stay."""
     if pool.x.dtype != np.uint8:
         return pool

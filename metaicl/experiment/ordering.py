@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import pathlib
@@ -21,7 +21,9 @@ from metaicl import curricula, sharding
 from metaicl.configuration import ConfigError, as_json
 from metaicl.data import splits
 from metaicl.data.pool import Pool
+from metaicl.distances import Settings
 from metaicl.episode import Episode, Examples, TaskSpec
+from metaicl.experiment.problems import ProgressBar
 from metaicl.files import array_digest, write_text
 from metaicl.learners import Learner, answer, make_learner
 
@@ -30,7 +32,9 @@ WALKS = {"E2E": curricula.NEAREST, "H2H": curricula.FARTHEST, "Switch": curricul
 ORDERS = ("domain", "random", *BY_EASE, *WALKS, "path")
 
 
-def order_of(sequence: ConfigDict, pools: Sequence[Pool], seed: int, folder: pathlib.Path) -> list[str]:
+def order_of(
+    sequence: ConfigDict, pools: Sequence[Pool], seed: int, folder: pathlib.Path, cache: pathlib.Path
+) -> list[str]:
     """Names of the data sets in the order of `sequence.order`.
 
     What is measured for it (accuracies of a linear probe, distances) depends on the training parts of the data sets
@@ -42,6 +46,7 @@ def order_of(sequence: ConfigDict, pools: Sequence[Pool], seed: int, folder: pat
       pools: the data sets, as far as they are trained on.
       seed: of the random order.
       folder: of the run.
+      cache: folder of distances that runs share.
     """
     kind, names, domains = sequence.order, [p.name for p in pools], [p.domain for p in pools]
     if kind == "domain":
@@ -52,7 +57,8 @@ def order_of(sequence: ConfigDict, pools: Sequence[Pool], seed: int, folder: pat
         ease = _kept(folder / "ease.json", pools, as_json(sequence.probe), probe_accuracies)
         order = curricula.by_ease(names, ease, hardest_first=BY_EASE[kind])
     else:
-        distances = _kept(folder / "distances.json", pools, as_json(sequence.distance), _distance_matrix)
+        measure = functools.partial(_distance_matrix, cache=cache)
+        distances = _kept(folder / "distances.json", pools, as_json(sequence.distance), measure)
         start = names.index(sequence.start) if sequence.start else None
         first = curricula.domain_order(names, domains)[0] if start is None else start
         order = (
@@ -69,6 +75,8 @@ def check_order_settings(sequence: ConfigDict, pools: Sequence[Pool]) -> None:
     """Says before any long work what is wrong with how the order is asked for."""
     if sequence.order in BY_EASE:
         _probe_learner(pools[0], len(pools[0].classes), as_json(sequence.probe))
+    if sequence.order in (*WALKS, "path"):
+        _distance_settings(as_json(sequence.distance))
     names = [p.name for p in pools]
     if sequence.start and sequence.start not in names:
         near = difflib.get_close_matches(sequence.start, names, 1, cutoff=0.0)
@@ -119,22 +127,26 @@ def _all_of(pool: Pool) -> Examples:
     return Examples(x, y, jnp.ones(len(pool), jnp.float32))
 
 
-def _distance_matrix(pools: Sequence[Pool], settings: dict[str, Any]) -> np.ndarray:
-    """`[P, P]` distances between data sets: OTDD with `settings` on top of its defaults."""
-    from metaicl.distances import Settings, pairwise  # slow to import
+def _distance_matrix(pools: Sequence[Pool], settings: dict[str, Any], cache: pathlib.Path) -> np.ndarray:
+    """`[P, P]`: OTDD between the data sets; finished matrices are kept in `cache`, for other runs too."""
+    from metaicl.distances import pairwise  # slow to import
+    from metaicl.experiment.distances import vectors
 
+    with ProgressBar("blocks") as bar:
+        found = pairwise(
+            [vectors(pool) for pool in pools],
+            _distance_settings(settings),
+            cache_dir=cache,
+            progress=lambda what, done, total: bar(f"distances of {what}", done, total),
+        )
+    return np.asarray(found.values)
+
+
+def _distance_settings(settings: dict[str, Any]) -> Settings:
     try:
-        chosen = Settings(**settings)
+        return Settings(**settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"sequence.distance: {error}") from error
-    return np.asarray(pairwise([_vectors(pool) for pool in pools], chosen).values)
-
-
-def _vectors(pool: Pool) -> Pool:
-    """Images as vectors of their pixels, from 0 to 1; features stay."""
-    if pool.x.dtype != np.uint8:
-        return pool
-    return dataclasses.replace(pool, x=np.asarray(pool.x).reshape(len(pool), -1).astype(np.float32) / 255)
 
 
 def _kept(

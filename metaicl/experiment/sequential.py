@@ -22,6 +22,7 @@ from metaicl.configuration import ConfigError, as_json
 from metaicl.episode import Source, Stage, replicate
 from metaicl.evaluate import evaluate
 from metaicl.experiment.ordering import ORDERS, check_order_settings, order_of
+from metaicl.experiment.problems import cache_folder
 from metaicl.experiment.recording import Evaluation, check_finite, records
 from metaicl.files import load_arrays, save_arrays, write_text
 from metaicl.learners import Meta
@@ -106,7 +107,8 @@ def _fixed(run, steps: int) -> _Choices:
     if s.order == "joint":
         chosen = [(list(sizes), steps)]
     else:
-        order = order_of(s, pools, run.config.seed, run.folder)
+        cache = cache_folder(run.config.data.cache) / "distances"
+        order = order_of(s, pools, run.config.seed, run.folder, cache)
         shares = curricula.stage_steps(s.budget, steps, [sizes[name] for name in order])
         chosen = [([name], each) for name, each in zip(order, shares, strict=True)]
     choose = lambda history: chosen[len(history)] if len(history) < len(chosen) else None
@@ -164,10 +166,14 @@ def check_sequence(run, training: ConfigDict) -> None:
         raise ConfigError(
             "Replicas that train in stages may differ in their seeds only: use runs for the rest."
         )
-    if training.validate_every or not training.steps:
+    if not training.steps:
         raise ConfigError(
-            f"train.validate_every is {training.validate_every} and train.steps is {training.steps}: training in "
-            "stages keeps the last parameters (validate_every=0), and takes steps."
+            "train.steps is 0: give training in stages some; the untrained learner is measured anyway."
+        )
+    if training.validate_every and run.config.evaluate.get("select", "best") != "last":
+        raise ConfigError(
+            f"train.validate_every is {training.validate_every}, which would choose among the parameters of all "
+            "stages: give evaluate.select='last'."
         )
     if s.order == "adaptive" and not first.problem.validation:
         raise ConfigError(
