@@ -29,6 +29,9 @@ in `metaicl/report/transfer.py` and `metaicl/curricula/`.
 `budget` is `static` (every stage the same steps) or `proportional` to the images of a data set; all runs take equally
 many steps in all, `steps` for each data set. `reset` begins every stage with a fresh optimiser. `full` takes more of
 everything, for a GPU.
+
+Of `quick` (2.5 minutes on two busy CPU cores) expect about 65 % at the end of an order and 71 % with replay or jointly,
+after 20 % untrained.
 """
 
 from ml_collections import ConfigDict
@@ -64,7 +67,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse_argument(argument, DEFAULTS, flags=("quick", "full", "reset"))
     frozen = arg.backbone != "none"
     orders = _several(arg, "order", "domain+H2E" if arg.quick else "domain+E2H+H2E", ORDERS)
-    chosen = _several(arg, "learner", "in_context", tuple(learners(frozen)))
+    trained = tuple(name for name in learners(frozen) if name != "ridge")
+    chosen = _several(arg, "learner", "in_context", trained)
     config = ConfigDict()
     config.seed = 0
     config.data = data(arg, validates="adaptive" in orders)

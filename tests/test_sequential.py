@@ -379,7 +379,7 @@ def test_a_lost_row_of_a_finished_stage_is_named(tmp_path, cache):  # noqa: F811
     [
         ("order=E2E+easy", "order='easy' is not one of domain, E2H"),
         ("bounds=replays", "bounds='replays' is not one of replay, joint, none"),
-        ("learner=protos", "learner='protos' is not one of in_context, prototypes, maml, ridge"),
+        ("learner=protos", r"learner='protos' is not one of in_context, prototypes, maml \(join"),
     ],
 )
 def test_words_that_the_config_does_not_know(argument, message):
