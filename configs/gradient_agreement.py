@@ -17,8 +17,8 @@ cosine of the gradients of two disjoint minibatches of 25; then the accuracy aft
     python -m metaicl.main --config=configs/gradient_agreement.py:quick    800 gradients, one seed
     python -m metaicl.main --config=configs/gradient_agreement.py:full     160,000 gradients, three seeds
 
-Expected: all raise the cosine, from 0.2 to 0.4 (one large step), 0.6 (one and four steps) and 0.8 (last of four); only the
-last of four adapts faster than an untrained network, whose gradients are not as short.
+Expected: all raise the cosine, from 0.2 to 0.4 (one large step), 0.6 (one and four steps) and 0.8 (last of four); only
+the last of four adapts faster than an untrained network, because the others' gradients become short.
 
 Network, minibatches and inner rate are those of `gradient_combinations.py`; the design of the test is ours.
 """
