@@ -99,7 +99,7 @@ def evaluation(arg: ConfigDict) -> dict:
         validation_episodes=20 if arg.quick else 50,
         shot_curve=() if arg.tune else (0, 1, 5) if arg.quick else (0, 1, 2, 5),
         shot_curve_learners=(),
-        shot_curve_episodes=25 if arg.quick else 200 if arg.full else 50,
+        shot_curve_episodes=25 if arg.quick else 200 if arg.full else 40,
     )
 
 
