@@ -254,6 +254,7 @@ def test_factors_and_roots(x64):
     assert abs(otdd(a, b, doubled).value - 2 * value) < 1e-8
 
 
+@pytest.mark.slow
 def test_sets_of_many_sizes_in_one_matrix_are_as_they_are_alone(x64):
     pools = [pool(0, (70, 90)), pool(1, (3, 4)), pool(2, (2, 66)), pool(3, (5, 5, 5))]
     settings = Settings(regularisation=10.0, **FIXED)

@@ -235,6 +235,7 @@ def test_what_is_tested_is_the_best_or_the_last(tmp_path):
         make_any(name, own, tmp_path / name, mesh())
 
 
+@pytest.mark.slow
 def test_a_run_may_be_a_point_of_a_curve(tmp_path, monkeypatch):
     """A setting of training: a row of the table for every value, and a panel of the curve."""
     monkeypatch.setitem(problems._READERS, "omniglot", small_split)

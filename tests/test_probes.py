@@ -80,6 +80,7 @@ def test_what_is_not_solved_says_so(linear):
     assert solution_distance(LINE, network, iterations=1)(params, episode)["unsolved"] == 1.0
 
 
+@pytest.mark.slow
 def test_sine_curves_are_solved_by_a_network_of_two_layers():
     from metaicl.data.functions import sinusoids
 

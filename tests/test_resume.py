@@ -157,6 +157,7 @@ def test_killed_again_and_again_and_resumed(tmp_path, cache):  # noqa: F811
     same_bytes(killed, whole)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_stage_and_at_its_end(tmp_path, cache):  # noqa: F811
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(whole, cache, "stages")
