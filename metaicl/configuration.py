@@ -162,7 +162,7 @@ def differences(old: Any, new: Any) -> list[str]:
 def _unknown(what: str, key: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     if len(known) <= SHOWN:
         return f"Unknown {what} {key!r}{hint} Known: {', '.join(known)}."
     nearest = difflib.get_close_matches(key, known, n=SHOWN, cutoff=0.0)

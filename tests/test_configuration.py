@@ -73,7 +73,7 @@ def test_a_bare_word_is_a_flag_or_the_positional_key():
     [
         ("quik", ["Unknown word 'quik'", "did you mean 'quick'?", "album=..."]),
         ("seeds", ["Unknown word 'seeds'", "did you mean 'seeds=...'?"]),
-        ("zzz", ["Unknown word 'zzz'", "Known: quick, full, album=..."]),
+        ("zzz", ["Unknown word 'zzz'. Known: quick, full, album=..."]),
         ("albun=x", ["Unknown key 'albun'", "did you mean 'album'?", "Known: album, seeds, rate"]),
         ("seeds=two", ["seeds='two'", "int"]),
         ("seeds=0.5", ["seeds='0.5'", "int"]),

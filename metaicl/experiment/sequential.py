@@ -180,8 +180,7 @@ def check_sequence(run, training: ConfigDict) -> None:
             "sequence.order='adaptive' needs images to validate on: give data.fractions a second part."
         )
     try:
-        if s.order == "adaptive":
-            curricula.choose(s.bandit, [], tested, rate=s.rate)
+        curricula.choose(s.bandit, [], tested, rate=s.rate)
         curricula.stage_steps(
             s.budget, training.steps, [1] * (1 if s.order == "joint" else s.stages or len(pools))
         )
