@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import synthetic
-import torch
 
 from metaicl import losses
 from metaicl.episode import Examples, TaskSpec
@@ -220,6 +219,7 @@ def test_without_adaptation_it_is_joint_training(settings):
 
 def torch_meta_gradient(params, batch, steps, rate):
     """MAML by double autograd, written down again."""
+    torch = pytest.importorskip("torch")
     tensor = lambda a: torch.tensor(np.array(a))
     leaves, treedef = jax.tree.flatten(params)
     leaves = [tensor(a).requires_grad_() for a in leaves]

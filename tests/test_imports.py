@@ -163,6 +163,14 @@ def test_every_module_has_a_licence_line_and_a_docstring(module):
     assert ast.get_docstring(ast.parse(source)), f"metaicl/{module} says nothing about itself"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda path: path.name)
+def test_tests_are_collected_without_the_oracles(path):
+    """`pip install -e ".[test]" && pytest` must run: an oracle is asked for by `pytest.importorskip`."""
+    oracles = ("torch", "sklearn", "ot", "transformers")
+    found = imported(path.read_text(), f"tests.{path.stem}", False)
+    assert not [name for name in found if any(within(name, oracle) for oracle in oracles)]
+
+
 @pytest.mark.parametrize(("module", "flag"), [("metaicl.main", "--config"), ("metaicl.distances", "--album")])
 def test_help_answers_without_the_heavy_libraries(module, flag):
     program = (
