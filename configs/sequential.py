@@ -26,9 +26,9 @@ in `metaicl/report/transfer.py` and `metaicl/curricula/`.
 | `random`   | drawn from the seed                                                                           |
 | `adaptive` | chosen by a bandit (Exp3) from the gain in validation; takes a part of the images to validate |
 
-`budget` is `static` (every stage the same steps) or `proportional` to the images of a data set; all runs take equally
-many steps in all, `steps` for each data set. `reset` begins every stage with a fresh optimiser. `full` takes more of
-everything, for a GPU.
+`budget` is `static` (every stage the same steps) or `proportional` to the images of a data set, or both joined by +;
+all runs take equally many steps in all, `steps` for each data set. `reset` begins every stage with a fresh optimiser.
+`full` takes more of everything, for a GPU. `configs/curricula.py` has all orders at once.
 
 Of `quick` (2.5 minutes on two busy CPU cores) expect about 65 % at the end of an order and 71 % with replay or jointly,
 after 20 % untrained.
@@ -52,8 +52,10 @@ DEFAULTS = dict(
     start="",
     steps=0,
     stages=0,
+    episodes=0,
     seeds=1,
 )
+BUDGETS = ("static", "proportional")
 ORDERS = ("domain", "E2H", "H2E", "E2E", "H2H", "Switch", "path", "random", "adaptive")
 FEW = ("shrubs", "flowers", "leaves", "gears", "flanges", "circuit_parts")
 CONV = dict(filters=(16, 32, 32, 32), downsample="stride", pool="flatten", norm="group")
@@ -69,6 +71,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     orders = _several(arg, "order", "domain+H2E" if arg.quick else "domain+E2H+H2E", ORDERS)
     trained = tuple(name for name in learners(frozen) if name != "ridge")
     chosen = _several(arg, "learner", "in_context", trained)
+    budgets = _several(arg, "budget", "static", BUDGETS)
     config = ConfigDict()
     config.seed = 0
     config.data = data(arg, validates="adaptive" in orders)
@@ -91,7 +94,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     )
     config.sequence = sequence(arg, frozen)
     config.replicas = defaults.seeds(arg.seeds)
-    config.runs = named(runs(arg, orders, chosen))
+    config.runs = named(runs(arg, orders, budgets, chosen))
     return config
 
 
@@ -140,26 +143,31 @@ def sequence(arg: ConfigDict, frozen: bool) -> dict:
     return dict(
         order="domain",
         replay=False,
-        budget=arg.budget,
+        budget="static",
         reset_optimizer=arg.reset,
         start=arg.start,
         stages=arg.stages,  # of the adaptive order; 0 for as many as there are data sets
         bandit="exp3",
         rate=0.3,
-        episodes=100 if arg.full else 25,  # of every data set after every stage
+        episodes=arg.episodes or (100 if arg.full else 25),  # of every data set after every stage
         probe=dict(classes=20, images=40, learner=probe),
         distance=dict(inner="gaussian", samples=1000),
     )
 
 
-def runs(arg: ConfigDict, orders: list[str], chosen: list[str]) -> dict:
-    """A run for every order, and the bounds; the first of each learner has the baseline beside it."""
+def runs(arg: ConfigDict, orders: list[str], budgets: list[str], chosen: list[str]) -> dict:
+    """A run for every order and budget, and the bounds; the first of each learner has the baseline beside it."""
     bounds = [] if arg.bounds == "none" else arg.bounds.split("+")
     if unknown := [name for name in bounds if name not in ("replay", "joint")]:
         raise ConfigError(f"bounds={unknown[0]!r} is not one of replay, joint, none (join several with +).")
-    kinds = {f"order={order}": {"sequence.order": order} for order in orders}
-    if "replay" in bounds:
-        kinds[f"order={orders[0]},replay"] = {"sequence.order": orders[0], "sequence.replay": True}
+    kinds: dict = {}
+    for budget in budgets:
+        own = f",budget={budget}" if len(budgets) > 1 else ""
+        shared = {"sequence.budget": budget}
+        kinds |= {f"order={order}{own}": {"sequence.order": order, **shared} for order in orders}
+        if "replay" in bounds:
+            replayed = {"sequence.order": orders[0], "sequence.replay": True, **shared}
+            kinds[f"order={orders[0]},replay{own}"] = replayed
     if "joint" in bounds:
         kinds["joint"] = {"sequence.order": "joint"}
     result: dict = {}

@@ -10,8 +10,11 @@ from __future__ import annotations
 import ast
 import copy
 import difflib
+import importlib.util
 import json
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -55,6 +58,22 @@ def parse_argument(
         else:
             values[key] = _typed(key, raw, values[key])
     return ConfigDict(values)
+
+
+def load_config_file(name: str, *, beside: str) -> ModuleType:
+    """The config file `name` in the folder of another one: how one config builds on another, wherever it is run from.
+
+    Args:
+      name: without its `.py`.
+      beside: `__file__` of the config that asks.
+    """
+    path = pathlib.Path(beside).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"configs_{name}", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise ConfigError(f"There is no config file {path}.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _typed(key: str, raw: str, default: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from metaicl import report
 from metaicl.files import save_arrays
-from metaicl.report import reading, sequences
+from metaicl.report import reading, sequences, stage_figures
 from metaicl.report.stages import load_stages
 
 SETS, DOMAINS, QUERIES = ["a", "b", "c"], ["x", "x", "y"], 10
@@ -21,7 +21,7 @@ BETTER = np.array([[2, 2, 3], [5, 3, 9], [9, 4, 8], [9, 8, 9]])  # c then a then
 NOISE = np.array([1, -1, 0, 0])
 
 
-def write_run(root, name, rows, adds, order, replay=False, seeds=(0, 1), learner="maml"):
+def write_run(root, name, rows, adds, order, replay=False, seeds=(0, 1), learner="maml", budget="static"):
     """A finished run whose episodes differ by `NOISE`, which no mean sees; ends as the records of its last row."""
     folder = root / name
     (folder / "stages").mkdir(parents=True)
@@ -31,7 +31,7 @@ def write_run(root, name, rows, adds, order, replay=False, seeds=(0, 1), learner
         correct = np.stack([row for _ in seeds]).astype(np.uint8)  # [R, P, E]
         added = np.isin(np.arange(3), adds[number])
         save_arrays(folder / "stages" / f"{number:03}.npz", {"correct": correct, "adds": added})
-    about = dict(learner=learner, order=order, replay=replay, budget="static", stages=len(rows) - 1)
+    about = dict(learner=learner, order=order, replay=replay, budget=budget, stages=len(rows) - 1)
     about |= dict(datasets=SETS, domains=DOMAINS, queries=[QUERIES] * 3, seeds=list(seeds))
     about |= dict(replicas=[f"seed={s}" for s in seeds] if len(seeds) > 1 else [""])
     about |= dict(episodes=dict(seed=1000, start=0, count=len(NOISE)))
@@ -95,12 +95,35 @@ def test_the_table_compares_the_orders(root):
     assert table.rows[0][1][0].best and not table.rows[2][1][0].best
 
 
+def test_the_course_of_backward_transfer_is_of_earlier_stages(root):
+    course = sequences.backward_course("order=domain", load_stages(root / "order=domain"))
+    # After b: a fell from 8 to 5. After c: a stands at 6 and b at 7 instead of 9, both of domain x.
+    assert [round(i.mean, 6) for i in course] == [-0.3, -0.2]
+
+
+def test_orders_are_compared_within_their_budget(tmp_path):
+    root = tmp_path / "curricula"
+    for budget, rows in (("static", ROWS), ("proportional", BETTER)):
+        adds = [[], [0], [1], [2]]
+        write_run(root, f"order=domain,budget={budget}", rows, adds, "domain", budget=budget)
+        write_run(root, f"order=E2H,budget={budget}", ROWS, adds, "E2H", budget=budget)
+    write_run(root, "joint", np.array([[2, 2, 3], [7, 7, 9]]), [[], [0, 1, 2]], "joint")
+    table = sequences.transfer_table(reading.load_runs(root))
+    rows = {name: cells[2].text for name, cells in table.rows}
+    number = lambda name: float(re.match(r"[+-]?\d+\.\d", rows[name])[0])
+    assert set(rows) - {"untrained"} == {
+        *(f"{order}, {budget}" for order in ("domain", "E2H") for budget in ("static", "proportional")),
+        "joint",
+    }
+    assert number("E2H, static") == 0.0 and number("E2H, proportional") == -5.0
+
+
 def test_everything_is_in_the_report(root):
     said = report.write_report(root)
     assert "training in stages, test images" in said and "forgetting" in said
     assert max(map(len, said.splitlines())) <= 120
     drawn = {path.stem for path in (root / "figures").iterdir()}
-    assert {"stages", "transfer_domain", "transfer_H2E", "transfer_H2E__replay"} <= drawn
+    assert {"stages", "backward", "transfer_domain", "transfer_H2E", "transfer_H2E__replay"} <= drawn
     assert "transfer_joint" not in drawn
     results = json.loads((root / "results.json").read_text())
     matrix, rows = results["matrices"]["order=domain"], results["rows"]
@@ -126,7 +149,7 @@ def test_data_sets_that_no_stage_chose_are_left_out_of_the_map(tmp_path):
     write_run(tmp_path, "order=adaptive", ROWS, [[], [0], [1], [0]], "adaptive", seeds=(3,))
     stages = load_stages(tmp_path / "order=adaptive")
     assert stages.units == ["seed=3"]
-    drawing = sequences.draw_change("adaptive", stages)
+    drawing = stage_figures.draw_change("adaptive", stages)
     assert "1 data sets that no stage chose" in drawing.caption
     # b is judged against stage 2, a (whose domain is complete then) too.
     found = means(sequences.intervals("order=adaptive", stages))
@@ -142,4 +165,4 @@ def test_a_row_that_is_gone_is_named(tmp_path):
 
 
 def test_reports_without_stages_have_no_table_of_them(tmp_path):
-    assert sequences.transfer_table([]) is None and sequences.draw_stages([]) == []
+    assert sequences.transfer_table([]) is None and stage_figures.draw_stages([]) == []

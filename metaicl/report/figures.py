@@ -8,7 +8,7 @@ import numpy as np
 
 from metaicl.report.curves import draw_fits, draw_learning, draw_shots, draw_sweep, draw_training
 from metaicl.report.reading import Group, Record, Run, higher_is_better, in_percent
-from metaicl.report.sequences import draw_stages
+from metaicl.report.stage_figures import draw_stages
 from metaicl.report.statistics import Interval, Summary, calibration_error
 from metaicl.report.style import (
     DASHED,

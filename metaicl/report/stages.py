@@ -14,7 +14,8 @@ class Stages(NamedTuple):
     """T stages, P data sets, R replicas, E episodes of every data set, the same after every stage.
 
     Attributes:
-      learner, order, replay: what was trained, in which order, and whether it repeated earlier data sets.
+      learner, order, replay, budget: what was trained, in which order, whether it repeated earlier data sets, and how
+        the steps were shared out.
       datasets, domains: of the data sets.
       units: `[R]` names of the seeds.
       episodes: seed and first index of the episodes.
@@ -25,6 +26,7 @@ class Stages(NamedTuple):
     learner: str
     order: str
     replay: bool
+    budget: str
     datasets: list[str]
     domains: list[str]
     units: list[str]
@@ -57,6 +59,7 @@ def load_stages(folder: pathlib.Path) -> Stages | None:
         about["learner"],
         about["order"],
         about["replay"],
+        about["budget"],
         about["datasets"],
         about["domains"],
         [replica or f"seed={seed}" for replica, seed in named],
