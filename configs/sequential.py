@@ -75,7 +75,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data = data(arg, validates="adaptive" in orders)
-    config.task = defaults.classification(ways=5, shots=5, queries=3, test_queries=3)
+    validated = dict(validation_shots=3, validation_queries=1)  # a fifth of 20 images is enough for it
+    config.task = defaults.classification(ways=5, shots=5, queries=3, test_queries=3, **validated)
     config.learners = learners(frozen)
     config.learner = chosen[0]
     config.baselines = ("ridge",)
@@ -109,7 +110,7 @@ def data(arg: ConfigDict, validates: bool) -> dict:
         weights=arg.weights,
         cache=arg.cache,
         split="images",
-        fractions=(0.6, 0.2, 0.2) if validates else (0.6, 0.0, 0.4),
+        fractions=(0.4, 0.2, 0.4) if validates else (0.6, 0.0, 0.4),
     )
 
 

@@ -45,6 +45,8 @@ def classification(*, ways: int, shots: int, **given: Any) -> dict[str, Any]:
         queries=1,
         test_shots=0,  # as many as in training
         test_queries=1,
+        validation_shots=0,  # as many as in the test, and queries too
+        validation_queries=0,
         weighting="uniform",
         label_noise=0.0,
         random_slots=True,

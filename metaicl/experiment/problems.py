@@ -143,14 +143,13 @@ def _published(data, task, evaluation, place) -> Problem:
 def _episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Problem:
     """N-way K-shot episodes of the pools of each part; `suffix` is added to the names that are reported."""
     shape = _item_shape(store)
-    ways, shots = _largest(task.ways), task.get("test_shots", 0) or _largest(task.shots)
+    ways = _largest(task.ways)
     spec = TaskSpec("classify", shape, str(store.consts["x"].dtype), ways)
-    drawing = dict(ways=ways, shots=shots, queries=task.test_queries)
 
-    def held(pool, seed):
-        source = sampler.episodes(store, [pool], seed=seed, **drawing)
+    def held(pool, seed, shots, queries):
+        source = sampler.episodes(store, [pool], seed=seed, ways=ways, shots=shots, queries=queries)
         names = (pool.name + suffix, pool.domain, len(pool.classes), split_by[pool.name])
-        return TestSet(*names, ways, shots, ways * task.test_queries, source)
+        return TestSet(*names, ways, shots, ways * queries, source)
 
     def train(seed, datasets=()):
         return sampler.episodes(
@@ -166,9 +165,19 @@ def _episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Pro
         )
 
     train(0)  # refuses what does not fit now, not after the first evaluation
-    validation = [held(pool, evaluation.seed + 1) for pool in parts.validation]
-    test = [held(pool, evaluation.seed) for pool in parts.test]
+    validation = [held(pool, evaluation.seed + 1, *_validation_size(task)) for pool in parts.validation]
+    test = [held(pool, evaluation.seed, _test_shots(task), task.test_queries) for pool in parts.test]
     return Problem(spec, train, validation, test, parts.train)
+
+
+def _test_shots(task) -> int:
+    return task.get("test_shots", 0) or _largest(task.shots)
+
+
+def _validation_size(task) -> tuple[int, int]:
+    """Shots and queries of a class in validation: those of the test, unless the task has its own."""
+    shots, queries = task.get("validation_shots", 0), task.get("validation_queries", 0)
+    return shots or _test_shots(task), queries or task.test_queries
 
 
 def _item_shape(store) -> tuple[int, ...]:
@@ -234,11 +243,12 @@ def _split(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, str]]
 
 def _large_enough(split: splits.Split, task) -> splits.Split:
     ways, shots = _largest(task.ways), _largest(task.shots)
-    queries = (task.queries, task.test_queries, task.test_queries)
+    validated = sum(_validation_size(task)) if task.get("validation_shots", 0) else shots + task.test_queries
+    needed = (shots + task.queries, validated, shots + task.test_queries)
     return splits.Split(
         *(
-            [splits.drop_small_classes(pool, shots + q, ways) for pool in part]
-            for part, q in zip(split, queries, strict=True)
+            [splits.drop_small_classes(pool, items, ways) for pool in part]
+            for part, items in zip(split, needed, strict=True)
         )
     )
 
