@@ -261,6 +261,15 @@ def test_local_stops_the_others_when_one_fails(failing, fake_python, tmp_path):
         assert gone(int(pid))
 
 
+@pytest.fixture
+def interruptible():
+    """A job in the background of a shell ignores SIGINT, and so would its children; with a handler they do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("sent, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_local_stops_all_on_a_signal(sent, status, fake_python, tmp_path):
     command = [
