@@ -163,12 +163,12 @@ def runs(arg: ConfigDict, orders: list[str], budgets: list[str], chosen: list[st
         raise ConfigError(f"bounds={unknown[0]!r} is not one of replay, joint, none (join several with +).")
     kinds: dict = {}
     for budget in budgets:
-        own = f",budget={budget}" if len(budgets) > 1 else ""
+        name = (lambda order, own=f",{budget}": order + own) if len(budgets) > 1 else "order={}".format
         shared = {"sequence.budget": budget}
-        kinds |= {f"order={order}{own}": {"sequence.order": order, **shared} for order in orders}
+        kinds |= {name(order): {"sequence.order": order, **shared} for order in orders}
         if "replay" in bounds:
             replayed = {"sequence.order": orders[0], "sequence.replay": True, **shared}
-            kinds[f"order={orders[0]},replay{own}"] = replayed
+            kinds[name(f"{orders[0]},replay")] = replayed
     if "joint" in bounds:
         kinds["joint"] = {"sequence.order": "joint"}
     result: dict = {}

@@ -28,6 +28,14 @@ def draw_stages(runs: Sequence[Run]) -> list[Drawing]:
     return [*filter(None, courses), *maps]
 
 
+def _looks(found: dict[str, Stages]) -> dict[str, tuple[str, Any]]:
+    """Colour and style of the line of each run: a colour for each order, dashes for a proportional budget."""
+    kinds = list(dict.fromkeys((s.learner, s.order, s.replay) for _, s in sorted(found.items())))
+    colors = dict(zip(kinds, (TRAINED + MUTED) * len(kinds), strict=False))
+    style = lambda s: DASHED if s.budget == "proportional" else "-"
+    return {label: (colors[s.learner, s.order, s.replay], style(s)) for label, s in found.items()}
+
+
 def draw_courses(found: dict[str, Stages]) -> Drawing:
     """Average accuracy over all data sets after each stage: a line for each order, one level for joint training."""
     figure, axes = canvas(7.8, 4.3)
@@ -35,17 +43,15 @@ def draw_courses(found: dict[str, Stages]) -> Drawing:
         label: 100 * transfer.domain_mean(np.moveaxis(s.accuracy.mean(axis=(2, 3)), 0, 1), s.domains)
         for label, s in found.items()
     }
-    colors = dict(zip(sorted(found), (TRAINED + MUTED) * len(found), strict=False))
+    looks = _looks(found)
     last = max(len(course) for course in courses.values()) - 1
     for label in sorted(courses, key=lambda x: -courses[x][-1]):
-        course, style = courses[label], "-" if not found[label].replay else DASHED
+        course, (color, style) = courses[label], looks[label]
         if len(course) == 2:
-            axes.plot([0, last], [course[-1]] * 2, color=colors[label], lw=1.6, ls=":", label=label)
+            axes.plot([0, last], [course[-1]] * 2, color=color, lw=1.6, ls=":", label=label)
         else:
             few = len(course) <= 40
-            axes.plot(
-                course, color=colors[label], lw=1.9, ls=style, marker="o" if few else "", ms=3, label=label
-            )
+            axes.plot(course, color=color, lw=1.9, ls=style, marker="o" if few else "", ms=3, label=label)
     start = next(iter(courses.values()))[0]
     axes.axhline(start, color=INK, lw=1, ls=DASHED, label="untrained", zorder=1)
     axes.set_xlim(0, last)
@@ -67,17 +73,17 @@ def draw_backward(found: dict[str, tuple[str, Stages]]) -> Drawing | None:
     if not courses:
         return None
     figure, axes = canvas(7.8, 4.3)
-    colors = dict(zip(sorted(found), (TRAINED + MUTED) * len(found), strict=False))
+    looks = _looks({x: stages for x, (_, stages) in found.items()})
     for label, course in sorted(
         courses.items(), key=lambda x: -(-np.inf if x[1][-1] is None else x[1][-1].mean)
     ):
         points = [(t, i) for t, i in enumerate(course, 2) if i is not None]
         stage = [t for t, _ in points]
         mean, low, high = 100 * np.array([(i.mean, i.low, i.high) for _, i in points]).T
-        style = DASHED if found[label][1].replay else "-"
-        axes.plot(stage, mean, color=colors[label], lw=1.9, ls=style, marker="o", ms=3, label=label)
+        color, style = looks[label]
+        axes.plot(stage, mean, color=color, lw=1.9, ls=style, marker="o", ms=3, label=label)
         if len(courses) <= _BANDED:
-            axes.fill_between(stage, low, high, color=colors[label], alpha=0.13, lw=0)
+            axes.fill_between(stage, low, high, color=color, alpha=0.13, lw=0)
     axes.axhline(0, color=INK, lw=1, ls=DASHED, zorder=1)
     axes.set_xlabel("stage")
     axes.set_ylabel("backward transfer (points)")
