@@ -38,6 +38,24 @@ def given_path(path: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(text).expanduser()
 
 
+def writable_folder(path: str | os.PathLike) -> pathlib.Path:
+    """The absolute path of a folder for outputs, which is made where there is none.
+
+    Raises:
+      OSError: if no file can be written there.
+    """
+    root = pathlib.Path(path).expanduser().absolute()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"The workdir {root} cannot be written to ({error.strerror}): choose another --workdir."
+        ) from error
+    return root
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path` that takes its place when the block ends without an error.

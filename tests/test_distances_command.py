@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from tiny import write_album
+from tiny import no_album, write_album  # noqa: F401 (a fixture)
 
 from metaicl.distances import NotConverged, Settings, pairs, pairwise
 from metaicl.distances.__main__ import main
@@ -88,6 +88,22 @@ def test_errors_are_one_line_and_an_exit_status(tmp_path, capsys):
         command(tmp_path, "--inner=gauss")
     assert stopped.value.code == 2 and "invalid choice: 'gauss'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() and "metaicl.distances" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backbone=resnet"], "data.backbone is 'resnet'"),
+        (["--backbone=squeezenet"], "needs its pretrained weights: give weights=PATH.safetensors."),
+        (["--backbone=squeezenet", "--weights=absent.safetensors"], "no weights file absent.safetensors"),
+        (["--workdir=/dev/null/out"], "The workdir /dev/null/out cannot be written to"),
+    ],
+)
+def test_errors_come_before_an_album_is_drawn(arguments, message, tmp_path, capsys, no_album):  # noqa: F811
+    assert command(tmp_path, *arguments) == 1
+    assert message in capsys.readouterr().err
+    with pytest.raises(pytest.fail.Exception, match="an album is read"):
+        command(tmp_path)
 
 
 def test_the_map_keeps_distances_that_lie_in_a_plane(rng):

@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny import LOO, ROOT, TINY, cache, command_line, flags_of, write_album  # noqa: F401
+from tiny import LOO, ROOT, TINY, cache, command_line, flags_of, no_album, write_album  # noqa: F401
 
 from metaicl.data.images import DataWarning
 from metaicl.models.squeezenet import expected_shapes
@@ -111,6 +111,25 @@ def test_what_is_typed_wrong(arguments, text, refused):
 def test_what_the_config_asks_for_in_vain(overrides, text, refused, cache):  # noqa: F811
     said = refused(*tiny("held_out=cells,learner=prototypes", cache), *flags_of(overrides), "--run=0")
     assert text in said
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("backbone=resnet", "data.backbone is 'resnet'"),
+        ("backbone=squeezenet", "needs its pretrained weights: give weights=PATH.safetensors."),
+        ("backbone=squeezenet,weights=absent.safetensors", "no weights file absent.safetensors"),
+    ],
+)
+def test_a_backbone_is_checked_before_an_album_is_drawn(argument, text, refused, no_album):  # noqa: F811
+    assert text in refused(f"--config={LOO}:{argument}")
+
+
+def test_images_too_small_for_the_backbone_are_not_drawn(tmp_path, refused, no_album):  # noqa: F811
+    path = tmp_path / "weights.safetensors"
+    save_file({name: np.zeros(shape, np.float32) for name, shape in expected_shapes().items()}, path)
+    said = refused(f"--config={LOO}:backbone=squeezenet,weights={path},image_size=30")
+    assert "at least 31 x 31 pixels, got (1, 30, 30, 3)" in said
 
 
 def test_a_batch_that_the_devices_cannot_share(capsys, tmp_path, cache):  # noqa: F811

@@ -9,7 +9,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny import ROOT, cache, load_config, tiny_sequence  # noqa: F401 (a fixture)
+from tiny import ROOT, cache, load_config, no_album, tiny_sequence, write_album  # noqa: F401 (fixtures)
 
 from metaicl import report, sharding
 from metaicl.configuration import ConfigError, named, overridden
@@ -350,6 +350,20 @@ def test_what_cannot_be_trained_in_stages_is_refused_before_training(overrides, 
     with pytest.raises(ConfigError, match=message):
         make_run(name, own, tmp_path / name, sharding.make_mesh(jax.devices()[:1]))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("album", ["embedded", "folder"])
+def test_an_unknown_start_is_refused_before_an_album_is_drawn(album, tmp_path, no_album):  # noqa: F811
+    place = "embedded" if album == "embedded" else write_album(tmp_path / "album")
+    near = {"embedded": ("shrub", "shrubs"), "folder": ("FLV", "FLW")}[album]
+    for start, message in (
+        (near[0], rf"start='{near[0]}' is no data set; did you mean '{near[1]}'\?"),
+        (near[1], "an album is read"),
+    ):
+        config = load_config(ROOT / "configs" / "sequential.py", f"album={place},order=E2E,start={start}")
+        name, own = next(iter(chosen_runs(config, None).items()))
+        with pytest.raises((ConfigError, pytest.fail.Exception), match=message):
+            make_run(name, own, tmp_path / name, sharding.make_mesh(jax.devices()[:1]))
 
 
 def test_replicas_that_differ_in_more_than_seeds_are_refused(tmp_path, cache):  # noqa: F811

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from metaicl import main, sharding
 from metaicl.configuration import overridden
+from metaicl.experiment import problems
 
 ROOT = pathlib.Path(__file__).parents[1]
 LOO = ROOT / "configs" / "loo.py"
@@ -112,6 +113,13 @@ def command_line(*arguments: str, devices: int = 1) -> int:
 def cache(tmp_path_factory) -> pathlib.Path:
     """Where the tests of a session keep the embedded album that they share."""
     return tmp_path_factory.getbasetemp() / "album-cache"
+
+
+@pytest.fixture
+def no_album(monkeypatch) -> None:
+    """Fails a test that reads or draws an album."""
+    for reader in ("_embedded_pools", "_read_pools"):
+        monkeypatch.setattr(problems, reader, lambda data: pytest.fail("an album is read"))
 
 
 def write_album(

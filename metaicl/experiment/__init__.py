@@ -8,7 +8,6 @@ import os
 import pathlib
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 
@@ -21,7 +20,7 @@ from metaicl.configuration import ConfigError, as_json, overridden, refuse_vain
 from metaicl.experiment.measuring import Measurement, make_measurement, measure
 from metaicl.experiment.problems import make_problem
 from metaicl.experiment.runs import Run, check_folder, execute, make_run
-from metaicl.files import write_text
+from metaicl.files import writable_folder, write_text
 from metaicl.report import write_report
 
 __all__ = ["make_problem", "make_run", "refuse_vain", "run_experiment"]
@@ -42,11 +41,10 @@ def run_experiment(
       The headline table.
 
     Raises:
-      ConfigError, ValueError, FileNotFoundError: for what is wrong with config, data or workdir, before any
-        long work.
+      ConfigError, ValueError, OSError: for what is wrong with config, data or workdir, before any long work.
     """
     started = time.time()
-    root = _writable(workdir)
+    root = writable_folder(workdir)
     sharding.check_same("configs", json.dumps(as_json(config), sort_keys=True).encode())
     mesh = sharding.make_mesh()
     first = jax.process_index() == 0
@@ -100,19 +98,6 @@ def _own_config(config: ConfigDict) -> ConfigDict:
         used = {config.learner, *config.baselines}
         config.learners = ConfigDict({name: entry for name, entry in config.learners.items() if name in used})
     return config
-
-
-def _writable(workdir: str | os.PathLike) -> pathlib.Path:
-    root = pathlib.Path(workdir).expanduser().absolute()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=root):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"The workdir {root} cannot be written to ({error.strerror}): choose another --workdir."
-        ) from error
-    return root
 
 
 def _say(text: str) -> None:

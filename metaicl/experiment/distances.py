@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 import shlex
 import sys
 import time
@@ -18,8 +17,8 @@ from ml_collections import ConfigDict
 
 from metaicl import __version__, distances
 from metaicl.data.pool import Pool
-from metaicl.experiment.problems import ProgressBar, album_pools, cache_folder
-from metaicl.files import write_text
+from metaicl.experiment.problems import ProgressBar, album_names, album_pools, cache_folder
+from metaicl.files import writable_folder, write_text
 from metaicl.report.distances import write_distance_report
 
 
@@ -52,7 +51,7 @@ def measure_distances(
       A table of nearest and farthest sets.
 
     Raises:
-      ConfigError, ValueError, FileNotFoundError: for an album or settings that do not fit.
+      ConfigError, ValueError, OSError: for a backbone, an album, a workdir or settings that do not fit.
     """
     started = time.time()
     data = ConfigDict(
@@ -67,8 +66,9 @@ def measure_distances(
             skip_bad=False,
         )
     )
+    album_names(data)  # refuses an album that is not there, before a folder is made for it
+    root = writable_folder(workdir)
     pools = [vectors(pool) for pool in album_pools(data)]
-    root = pathlib.Path(workdir).expanduser()
     with ProgressBar("blocks") as bar, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = distances.pairwise(

@@ -71,16 +71,19 @@ def order_of(
     return chosen
 
 
-def check_order_settings(sequence: ConfigDict, pools: Sequence[Pool]) -> None:
-    """Says before any long work what is wrong with how the order is asked for."""
-    if sequence.order in BY_EASE:
-        _probe_learner(pools[0], len(pools[0].classes), as_json(sequence.probe))
+def check_order_settings(sequence: ConfigDict, names: Sequence[str]) -> None:
+    """Says what is wrong with how the order is asked for, as far as the names of the data sets tell."""
     if sequence.order in (*WALKS, "path"):
         _distance_settings(as_json(sequence.distance))
-    names = [p.name for p in pools]
     if sequence.start and sequence.start not in names:
         near = difflib.get_close_matches(sequence.start, names, 1, cutoff=0.0)
         raise ConfigError(f"sequence.start={sequence.start!r} is no data set; did you mean {near[0]!r}?")
+
+
+def check_probe(sequence: ConfigDict, pools: Sequence[Pool]) -> None:
+    """Says what is wrong with the probe of an order that needs one."""
+    if sequence.order in BY_EASE:
+        _probe_learner(pools[0], len(pools[0].classes), as_json(sequence.probe))
 
 
 def probe_accuracies(pools: Sequence[Pool], probe: dict[str, Any]) -> np.ndarray:

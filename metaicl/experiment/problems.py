@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -129,6 +130,20 @@ def _album(data, task, evaluation, place) -> Problem:
     if data.split == "supervised":
         return _supervised(store, pools, parts, evaluation, task, _item_shape(store))
     return _episodic(store, parts, split_by, task, evaluation)
+
+
+def album_names(data: ConfigDict) -> list[str]:
+    """The names of the data sets that `data` of a config reads; opens no image.
+
+    Raises:
+      FileNotFoundError: if there is no album, or it has no data set.
+    """
+    from metaicl.data.meta_album import list_datasets
+    from metaicl.data.procedural import EMBEDDED_DOMAINS
+
+    if data.datasets:
+        return list(data.datasets)
+    return list(sum(EMBEDDED_DOMAINS.values(), ())) if data.album == "embedded" else list_datasets(data.album)
 
 
 def _published(data, task, evaluation, place) -> Problem:
@@ -268,8 +283,27 @@ def _stored_album(reading: str, place: Callable) -> tuple[list[Pool], sampler.St
 
 def album_pools(data: ConfigDict) -> list[Pool]:
     """The data sets of an album, as `data` of a config says: images, or the features of a frozen backbone."""
+    params = _backbone(data)  # what is wrong with it is said before an album is read or drawn
     pools = _embedded_pools(data) if data.album == "embedded" else _read_pools(data)
-    return pools if data.backbone == "none" else _features(pools, data)
+    return pools if data.backbone == "none" else _features(pools, data, params)
+
+
+def _backbone(data) -> Any:
+    """The parameters of the frozen backbone, or None; refuses weights that do not fit, and images too small for it."""
+    from metaicl.models.squeezenet import load_squeezenet, squeezenet
+
+    if data.backbone == "none":
+        return None
+    if data.backbone != "squeezenet":
+        raise ConfigError(f"data.backbone is {data.backbone!r}; there are 'none' and 'squeezenet'.")
+    if not data.weights:
+        raise ConfigError(
+            "The backbone 'squeezenet' needs its pretrained weights: give weights=PATH.safetensors."
+        )
+    params = load_squeezenet(data.weights)
+    one_image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, 3), np.uint8)
+    jax.eval_shape(squeezenet().apply, params, one_image)
+    return params
 
 
 @functools.lru_cache(maxsize=2)
@@ -351,17 +385,10 @@ def _read_pools(data) -> list[Pool]:
         return [decode_pool(p, lambda name, done, total: bar(f"decoding {name}", done, total)) for p in pools]
 
 
-def _features(pools: list[Pool], data) -> list[Pool]:
+def _features(pools: list[Pool], data, params) -> list[Pool]:
     from metaicl.features.cache import embed_pools
-    from metaicl.models.squeezenet import load_squeezenet, squeezenet
+    from metaicl.models.squeezenet import squeezenet
 
-    if data.backbone != "squeezenet":
-        raise ConfigError(f"data.backbone is {data.backbone!r}; there are 'none' and 'squeezenet'.")
-    if not data.weights:
-        raise ConfigError(
-            "The backbone 'squeezenet' needs its pretrained weights: give weights=PATH.safetensors."
-        )
-    params = load_squeezenet(data.weights)
     with ProgressBar("features") as bar:
         return embed_pools(
             pools,

@@ -99,6 +99,8 @@ def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) ->
     place = _placer(mesh)
     if (select := config.evaluate.get("select", "best")) not in ("best", "last"):
         raise ConfigError(f"evaluate.select is {select!r}; use 'best' (in validation) or 'last'.")
+    if "sequence" in config:
+        sequential.check_settings(config, _training(config, config.learner))
     variants = dict(config.replicas) or {"": {}}
     replicas = []
     for replica, overrides in variants.items():

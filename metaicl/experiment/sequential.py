@@ -21,8 +21,8 @@ from metaicl import curricula, sharding
 from metaicl.configuration import ConfigError, as_json
 from metaicl.episode import Source, Stage, replicate
 from metaicl.evaluate import evaluate
-from metaicl.experiment.ordering import ORDERS, check_order_settings, order_of
-from metaicl.experiment.problems import cache_folder
+from metaicl.experiment.ordering import ORDERS, check_order_settings, check_probe, order_of
+from metaicl.experiment.problems import album_names, cache_folder
 from metaicl.experiment.recording import Evaluation, check_finite, records
 from metaicl.files import load_arrays, save_arrays, write_text
 from metaicl.learners import Meta
@@ -150,13 +150,28 @@ def _initial(run) -> list[Meta]:
     return [initial(learner, seed) for seed in run.seeds]
 
 
-def check_sequence(run, training: ConfigDict) -> None:
-    """Refuses a `sequence` that could not be trained, before any long work."""
-    s, first = run.config.sequence, run.replicas[0]
-    pools, tested = first.problem.pools, [held.dataset for held in first.problem.test]
-    known = (*ORDERS, "joint", "adaptive")
+def check_settings(config: ConfigDict, training: ConfigDict) -> None:
+    """Refuses settings of a `sequence` that could not be trained, before any data are read or drawn."""
+    s, known = config.sequence, (*ORDERS, "joint", "adaptive")
     if s.order not in known:
         raise ConfigError(f"sequence.order is {s.order!r}; there are {', '.join(known)}.")
+    if not training.steps:
+        raise ConfigError(
+            "train.steps is 0: give training in stages some; the untrained learner is measured anyway."
+        )
+    if training.validate_every and config.evaluate.get("select", "best") != "last":
+        raise ConfigError(
+            f"train.validate_every is {training.validate_every}, which would choose among the parameters of all "
+            "stages: give evaluate.select='last'."
+        )
+    if config.data.kind == "album":
+        check_order_settings(s, album_names(config.data))
+
+
+def check_sequence(run, training: ConfigDict) -> None:
+    """Refuses a `sequence` that its data sets could not be trained in, before any long work."""
+    s, first = run.config.sequence, run.replicas[0]
+    pools, tested = first.problem.pools, [held.dataset for held in first.problem.test]
     if [p.name for p in pools] != tested:
         raise ConfigError(
             "Training in stages needs data sets that are trained on and tested on alike, such as an album with "
@@ -165,15 +180,6 @@ def check_sequence(run, training: ConfigDict) -> None:
     if any(r.problem is not first.problem or r.config.sequence != s for r in run.replicas):
         raise ConfigError(
             "Replicas that train in stages may differ in their seeds only: use runs for the rest."
-        )
-    if not training.steps:
-        raise ConfigError(
-            "train.steps is 0: give training in stages some; the untrained learner is measured anyway."
-        )
-    if training.validate_every and run.config.evaluate.get("select", "best") != "last":
-        raise ConfigError(
-            f"train.validate_every is {training.validate_every}, which would choose among the parameters of all "
-            "stages: give evaluate.select='last'."
         )
     if s.order == "adaptive" and not first.problem.validation:
         raise ConfigError(
@@ -186,7 +192,7 @@ def check_sequence(run, training: ConfigDict) -> None:
         )
     except ValueError as error:
         raise ConfigError(f"sequence: {error}") from error
-    check_order_settings(s, pools)
+    check_probe(s, pools)
 
 
 # What is known after each stage
