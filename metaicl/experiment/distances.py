@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pathlib
 import shlex
 import sys
 import time
@@ -15,11 +16,12 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from metaicl import __version__, distances
+from metaicl import __version__, defaults, distances
 from metaicl.data.pool import Pool
 from metaicl.experiment.problems import ProgressBar, album_names, album_pools, cache_folder
 from metaicl.files import writable_folder, write_text
 from metaicl.report.distances import write_distance_report
+from metaicl.report.tables import significant
 
 
 def measure_distances(
@@ -55,42 +57,22 @@ def measure_distances(
     """
     started = time.time()
     data = ConfigDict(
-        dict(
-            album=album,
-            embedded=dict(seed=0, classes=20, images_per_class=40),
+        defaults.album(
+            album,
             datasets=tuple(datasets),
             image_size=image_size or (128 if backbone != "none" else 32),
             backbone=backbone,
             weights=weights,
             cache=cache,
-            skip_bad=False,
         )
     )
     album_names(data)  # refuses an album that is not there, before a folder is made for it
     root = writable_folder(workdir)
     pools = [vectors(pool) for pool in album_pools(data)]
-    with ProgressBar("blocks") as bar, warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        found = distances.pairwise(
-            pools,
-            settings,
-            cache_dir=cache_folder(cache) / "distances",
-            progress=lambda what, done, total: bar(f"distances of {what}", done, total),
-        )
-    for warning in told:
-        if issubclass(warning.category, UserWarning):  # ours; those of libraries are for developers
-            print(f"warning: {warning.message}", file=sys.stderr)
-    head = dict(
-        experiment="distances",
-        version=__version__,
-        command=shlex.join(command),
-        backbone=backbone,
-        settings=dataclasses.asdict(settings),
-        epsilons=found.epsilons.tolist(),
-        converged=bool(found.converged.all()) and not found.label_failed,
-        label_error=_number(found.label_error, 3),
-    )
+    found = _measured(pools, settings, cache_folder(cache) / "distances")
     rows = _rows(found)
+    about = dict(experiment="distances", version=__version__, command=shlex.join(command), backbone=backbone)
+    head = about | _of_all_pairs(found, settings)
     write_text(root / "results.json", _as_json(head, pools, rows))
     write_text(root / "distances.csv", _as_csv(rows))
     table = write_distance_report(root)
@@ -101,11 +83,39 @@ def measure_distances(
     return table
 
 
+def _measured(
+    pools: Sequence[Pool], settings: distances.Settings, cache: pathlib.Path
+) -> distances.Distances:
+    """All pairs, with a progress bar; what did not converge is said when the bar is gone."""
+    with ProgressBar("blocks") as bar, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = distances.pairwise(
+            pools,
+            settings,
+            cache_dir=cache,
+            progress=lambda what, done, total: bar(f"distances of {what}", done, total),
+        )
+    for warning in told:
+        if issubclass(warning.category, UserWarning):  # ours; those of libraries are for developers
+            print(f"warning: {warning.message}", file=sys.stderr)
+    return found
+
+
 def vectors(pool: Pool) -> Pool:
     """Images become vectors of their pixels, from 0 to 1; features stay."""
     if pool.x.dtype != np.uint8:
         return pool
     return dataclasses.replace(pool, x=np.asarray(pool.x).reshape(len(pool), -1).astype(np.float32) / 255)
+
+
+def _of_all_pairs(found: distances.Distances, settings: distances.Settings) -> dict:
+    """What `results.json` says of the whole matrix."""
+    return dict(
+        settings=dataclasses.asdict(settings),
+        epsilons=found.epsilons.tolist(),
+        converged=bool(found.converged.all()) and not found.label_failed,
+        label_error=significant(found.label_error, 3),
+    )
 
 
 def _rows(found: distances.Distances) -> list[dict]:
@@ -118,19 +128,14 @@ def _rows(found: distances.Distances) -> list[dict]:
                 "b": found.names[j],
                 "domain_a": found.domains[i],
                 "domain_b": found.domains[j],
-                "value": _number(found.values[i, j], 8),
-                "ci95": _number(found.ci95[i, j], 4),
+                "value": significant(found.values[i, j], 8),
+                "ci95": significant(found.ci95[i, j], 4),
                 "converged": bool(found.converged[:, i, j].all()),
-                "error": _number(found.errors[:, i, j].max(), 3),
+                "error": significant(found.errors[:, i, j].max(), 3),
                 "iterations": int(found.iterations[:, i, j].max()),
             }
         )
     return rows
-
-
-def _number(value: float, digits: int) -> float | None:
-    """Rounded to significant digits; None, JSON's null, for what is not a number."""
-    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
 
 
 def _as_json(head: dict, pools: Sequence[Pool], rows: Sequence[dict]) -> str:

@@ -144,9 +144,9 @@ def check_finite(loss: np.ndarray, name: str, held: TestSet, evaluation: Evaluat
         )
 
 
-def short(values: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-    """Five significant digits of every number, which is what a record keeps."""
-    return {k: [float(f"{v:.5g}") for v in column] for k, column in values.items()}
+def short(values: Mapping[str, np.ndarray], digits: int = 5) -> dict[str, list[float]]:
+    """Five significant digits of every number, which is what a record keeps; what is not a number stays."""
+    return {k: [float(f"{v:.{digits}g}") for v in np.asarray(column)] for k, column in values.items()}
 
 
 def _rounded(result: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _rounded(result: dict[str, Any]) -> dict[str, Any]:
     values["nll" if "accuracy" in values else "mse"] = values.pop("loss")
     record: dict[str, Any] = {"values": short(values)}
     if result["calibration"]:
-        record["calibration"] = {k: [float(f"{v:.6g}") for v in c] for k, c in result["calibration"].items()}
+        record["calibration"] = short(result["calibration"], 6)
     return record
 
 
@@ -176,7 +176,5 @@ def fits(run, replica, name: str, meta: Meta) -> list[dict[str, Any]]:
                     "support_y": episodes.support.y[i, :, 0],
                 }
                 head = {"learner": name, "dataset": held.dataset, "episode": i, **evaluation.beside}
-                found.append(
-                    head | {k: [float(f"{v:.4g}") for v in np.asarray(a)] for k, a in points.items()}
-                )
+                found.append(head | short(points, 4))
     return found

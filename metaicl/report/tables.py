@@ -37,9 +37,9 @@ def pretty(label: str) -> str:
     return label.replace("_", " ")
 
 
-def _number(value: float) -> float | None:
-    """Six significant digits; None, JSON's null, for what is not a number."""
-    return float(f"{value:.6g}") if np.isfinite(value) else None
+def significant(value: float, digits: int = 6) -> float | None:
+    """Rounded to so many significant digits, for a file; None, JSON's null, for what is not a number."""
+    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
 
 
 def result_rows(records: Sequence[Record]) -> list[dict]:
@@ -55,8 +55,8 @@ def result_rows(records: Sequence[Record]) -> list[dict]:
         if bins is not None:
             found.append(("ece", Interval(calibration_error(bins), float("nan"), float("nan")), episodes))
         for metric, interval, count in found:
-            numbers = {"mean": _number(interval.mean), "ci95": _number(interval.half), "episodes": count}
-            rows.append({**shared, "metric": metric, **numbers, **rest})
+            numbers = {"mean": significant(interval.mean), "ci95": significant(interval.half)}
+            rows.append({**shared, "metric": metric, **numbers, "episodes": count, **rest})
     return rows
 
 
