@@ -31,9 +31,8 @@ def main(argv: Sequence[str]) -> int:
     given["datasets"] = tuple(filter(None, given["datasets"].split(",")))
     try:
         settings = _PRESETS[preset](**chosen)
-        from metaicl.experiment.distances import (
-            measure_distances,
-        )  # heavy: not before the arguments are right
+        # Heavy: not before the arguments are right.
+        from metaicl.experiment.distances import measure_distances
 
         command = ["python", "-m", "metaicl.distances", *argv[1:]]
         print(measure_distances(settings, given.pop("workdir"), **given, command=command))

@@ -35,12 +35,8 @@ def write_report(root: str | pathlib.Path) -> str:
     Runs without records are named as unfinished. Where there is no run at all, raises FileNotFoundError
     with the name of the folder.
     """
-    from metaicl.report import (
-        figures,
-        page,
-        sequences,
-        style,
-    )  # here, so that tables alone do not load matplotlib
+    # Here, so that tables alone do not load matplotlib.
+    from metaicl.report import figures, page, sequences, style
 
     root = pathlib.Path(root)
     runs = load_runs(root)
