@@ -45,15 +45,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     gradients = 160_000 if arg.full else 800 if arg.quick else 4000
     config = ConfigDict()
     config.seed = 0
-    config.data = dict(
-        kind="published",
-        reader="omniglot",
-        folder=arg.folder,
-        download=arg.download,
-        split="maml",
-        split_seed=0,
-        image_size=28,
-    )
+    config.data = defaults.omniglot(arg.folder, arg.download, "maml")
     # No queries in training: four minibatches take all 20 images of a character.
     config.task = defaults.classification(ways=5, shots=5, queries=0, test_shots=5, test_queries=5)
     config.learners = {
@@ -77,15 +69,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 def learner(settings: dict, steps: int) -> dict:
     """One way through the stream, of so many tasks."""
-    network = dict(
-        downsample="stride", pool="flatten", norm="batch", pixels="unit", kernel_init="glorot_uniform"
-    )
     return dict(
         kind="reptile",
         moments="fresh",
         inner_optimizer="sgd",
         encoder="conv",
-        encoder_settings=network,
+        encoder_settings=dict(defaults.STRIDED, pool="flatten"),
         test=dict(inner_steps=5, inner_batch=None, inner_lr=RATE, direction="all"),
         sweep=dict(setting="inner_steps", values=ADAPTATION),
         train=dict(steps=steps, validate_every=steps // 10),

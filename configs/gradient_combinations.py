@@ -44,20 +44,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     steps = 40_000 if arg.full else 500 if arg.quick else 8000
     config = ConfigDict()
     config.seed = 0
-    config.data = dict(
-        kind="published",
-        reader="omniglot",
-        folder=arg.folder,
-        download=arg.download,
-        split="maml",
-        split_seed=0,
-        image_size=28,
-    )
+    config.data = defaults.omniglot(arg.folder, arg.download, "maml")
     # No queries: four minibatches take all 20 images of a character.
     config.task = defaults.classification(ways=5, shots=5, queries=0, test_shots=5)
-    network = dict(
-        downsample="stride", pool="flatten", norm="batch", pixels="unit", kernel_init="glorot_uniform"
-    )
     config.learners = {
         name: dict(
             kind="reptile",
@@ -68,7 +57,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             inner_steps=k,
             direction=direction,
             encoder="conv",
-            encoder_settings=dict(network),
+            encoder_settings=dict(defaults.STRIDED, pool="flatten"),
             test=dict(inner_steps=5),
             train=dict(learning_rate=0.25 / divisor),
         )

@@ -74,31 +74,24 @@ def train(arg: ConfigDict) -> dict:
     # The in-context learners take longer than the others on frozen features: see their entries.
     default = 400 if arg.backbone != "none" else 300
     steps = 0 if arg.tune else 50_000 if arg.full else 200 if arg.quick else default
-    return dict(
+    return defaults.training(
         steps=steps,
         batch=16 if arg.backbone != "none" else 4,
-        optimizer="adam",
-        learning_rate=1e-3,
         warmup=steps // 10,
         decay="cosine",
         clip=1.0,
-        weight_decay=0.0,
-        log_every=25,
-        checkpoint_every=max(steps // 4, 1),
         validate_every=100 if arg.backbone != "none" else max(steps // 4, 1),
     )
 
 
 def evaluation(arg: ConfigDict) -> dict:
     """How many fixed episodes of each data set are answered."""
-    return dict(
+    return defaults.evaluation(
         episodes=60 if arg.quick or arg.tune else 100 if arg.album == "embedded" and not arg.full else 600,
         batch=25,
-        seed=1000,
         splits=("validation",) if arg.tune else ("test",),
         validation_episodes=20 if arg.quick else 50,
         shot_curve=() if arg.tune else (0, 1, 5) if arg.quick else (0, 1, 2, 5),
-        shot_curve_learners=(),
         shot_curve_episodes=25 if arg.quick else 200 if arg.full else 40,
     )
 

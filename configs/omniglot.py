@@ -31,9 +31,6 @@ SHAPES = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}
 DEFAULTS = dict(
     shape="5w1s", learner="reptile", split="", folder="$METAICL_DATA/omniglot", download=False, seeds=1
 )
-STRIDED = dict(
-    filters=(64, 64, 64, 64), downsample="stride", norm="batch", pixels="unit", kernel_init="glorot_uniform"
-)
 COLUMNS = dict(non_transductive=dict(batch_norm="non_transductive"))
 
 
@@ -45,15 +42,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     ways, shots = SHAPES[arg.shape]
     config = ConfigDict()
     config.seed = 0
-    config.data = dict(
-        kind="published",
-        reader="omniglot",
-        folder=arg.folder,
-        download=arg.download,
-        split=arg.split or "reptile",
-        split_seed=0,
-        image_size=28,
-    )
+    config.data = defaults.omniglot(arg.folder, arg.download, arg.split or "reptile")
     config.task = defaults.classification(ways=ways, shots=shots, test_shots=shots)
     config.learners = ConfigDict(learners(arg, ways, shots))
     chosen = list(config.learners) if arg.learner == "all" else arg.learner.split("+")
@@ -74,8 +63,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 def learners(arg: ConfigDict, ways: int, shots: int) -> dict:
     """Each with its network, its adaptation in training and in test, and its outer schedule."""
-    mean = dict(encoder="conv", encoder_settings=dict(STRIDED, pool="mean"), variants=COLUMNS)
-    flat = dict(encoder="conv", encoder_settings=dict(STRIDED, pool="flatten"), variants=COLUMNS)
+    mean = dict(encoder="conv", encoder_settings=dict(defaults.STRIDED, pool="mean"), variants=COLUMNS)
+    flat = dict(encoder="conv", encoder_settings=dict(defaults.STRIDED, pool="flatten"), variants=COLUMNS)
     if ways == 5:
         maml = dict(mean, kind="maml", inner_steps=1, inner_lr=0.4, test=dict(inner_steps=3))
     else:
@@ -94,7 +83,9 @@ def learners(arg: ConfigDict, ways: int, shots: int) -> dict:
         "joint": dict(maml, inner_steps=0),
         "scratch": dict(maml, inner_steps=0, train=dict(steps=0), test=dict(inner_steps=50)),
         "prototypes": dict(
-            kind="prototypes", encoder="conv", encoder_settings=dict(STRIDED, pool="flatten", norm="group")
+            kind="prototypes",
+            encoder="conv",
+            encoder_settings=dict(defaults.STRIDED, pool="flatten", norm="group"),
         ),
     }
 

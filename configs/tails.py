@@ -47,15 +47,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         raise ConfigError(f"panel={arg.panel!r} is not one of {', '.join(PANELS)}.")
     config = ConfigDict()
     config.seed = 0
-    config.data = dict(
-        kind="published",
-        reader="omniglot",
-        folder=arg.folder,
-        download=arg.download,
-        split="reptile",
-        split_seed=0,
-        image_size=28,
-    )
+    config.data = defaults.omniglot(arg.folder, arg.download, "reptile")
     config.task = defaults.classification(ways=5, shots=15, queries=5, test_shots=5)
     config.learners = {name: learner(method) for name, method in METHODS.items()}
     config.learner = "reptile"
@@ -76,14 +68,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 def learner(method: dict) -> dict:
     """All are tested after 5 steps on the whole support, as in the released commands."""
-    network = dict(
-        filters=(64, 64, 64, 64),
-        downsample="stride",
-        pool="flatten",
-        norm="batch",
-        pixels="unit",
-        kernel_init="glorot_uniform",
-    )
     return dict(
         kind="reptile",
         moments="fresh",
@@ -92,7 +76,7 @@ def learner(method: dict) -> dict:
         inner_batch=25,
         inner_steps=4,
         encoder="conv",
-        encoder_settings=network,
+        encoder_settings=dict(defaults.STRIDED, pool="flatten"),
         test=dict(inner_steps=5, inner_batch=None, tail="shared"),
         **method,
     )

@@ -14,6 +14,11 @@ from ml_collections import ConfigDict
 
 from metaicl.configuration import ConfigError, named
 
+# Omniglot's published network: four convolutions with strides, on ink from 0 to 1. What follows them (`pool`) differs.
+STRIDED = dict(
+    filters=(64, 64, 64, 64), downsample="stride", norm="batch", pixels="unit", kernel_init="glorot_uniform"
+)
+
 
 def album(path: str, **given: Any) -> dict[str, Any]:
     """`config.data` of an album: raw images of 32 px of all its data sets, split by domain."""
@@ -35,6 +40,19 @@ def album(path: str, **given: Any) -> dict[str, Any]:
         min_classes=15,
     )
     return _filled("album", part, given)
+
+
+def omniglot(folder: str, download: bool, split: str) -> dict[str, Any]:
+    """`config.data` of Omniglot at 28 px: a folder of its two zip files, and whose published split."""
+    return dict(
+        kind="published",
+        reader="omniglot",
+        folder=folder,
+        download=download,
+        split=split,
+        split_seed=0,
+        image_size=28,
+    )
 
 
 def classification(*, ways: int, shots: int, **given: Any) -> dict[str, Any]:

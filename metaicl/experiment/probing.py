@@ -26,7 +26,7 @@ def probe_records(run, replica, name: str, meta: Meta, step: int) -> list[dict[s
             main = Evaluation("main", held.shots, run.config.evaluate.episodes)
             about = head(run, replica, name, meta, step, "test", held, main)
             found.append(about | {"probe": kind, "values": short(values)})
-    return placed(found, run.config.evaluate.get("point"))
+    return placed(found, run.config.evaluate.point)
 
 
 def probes(
@@ -42,7 +42,7 @@ def probes(
 
 def probes_of(run, replica, name: str) -> dict[str, Probe]:
     """The probes of `evaluate.probes`, for the network of a learner."""
-    asked = as_json(run.config.evaluate).get("probes", {})
+    asked = as_json(run.config.evaluate.probes)
     return {kind: _probe(run, replica, name, kind, json.dumps(settings)) for kind, settings in asked.items()}
 
 

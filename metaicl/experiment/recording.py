@@ -76,16 +76,16 @@ def records(run, replica, name: str, meta: Meta, step: int) -> list[dict[str, An
         total=total, desc=f"  {name}", unit="episode", leave=False, file=sys.stderr, disable=quiet
     ) as bar:
         found = [_record(run, replica, name, meta, step, *job, bar.update) for job in jobs]
-    return placed(found, run.config.evaluate.get("point"))
+    return placed(found, run.config.evaluate.point)
 
 
-def placed(found: list[dict[str, Any]], point: ConfigDict | None) -> list[dict[str, Any]]:
+def placed(found: list[dict[str, Any]], point: ConfigDict) -> list[dict[str, Any]]:
     """Makes a run a point of a curve over a setting of training, where its config says so.
 
     `evaluate.point` names the setting and the run's value of it. What the run measured is then recorded as a part
     of its own of the data set, so that the table has a row for every point, and as a point of the curve.
     """
-    if point is None or not point.setting:
+    if not point.setting:
         return found
     rows = [r | {"dataset": f"{r['dataset']}, {point.setting} {point.value:g}"} for r in found]
     return rows + [r | point.to_dict() | {"evaluation": "sweep"} for r in found if r["evaluation"] == "main"]
@@ -162,13 +162,13 @@ def _rounded(result: dict[str, Any]) -> dict[str, Any]:
 def fits(run, replica, name: str, meta: Meta) -> list[dict[str, Any]]:
     """Curves to draw for learners of y = f(x): the first test episodes at every point of the learner's sweep."""
     found = []
-    count = run.config.evaluate.get("fits", 0)
+    count = run.config.evaluate.fits
     for held in replica.problem.test:
         for evaluation in sweep(run.config, name, held) if count else ():
             learner = run.learner(name, evaluation.settings)
             episodes, outputs = answers(replica.problem.spec, learner, meta, held.source, range(count))
             for i in range(count):
-                points = {
+                points: dict[str, Any] = {
                     "x": episodes.query.x[i, :, 0],
                     "fit": outputs[i, :, 0],
                     "truth": episodes.query.y[i, :, 0],

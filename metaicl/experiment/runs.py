@@ -97,8 +97,10 @@ class Run:
 def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) -> Run:
     """Builds a run, its problems and its learners, so that what is wrong with them is said at once."""
     place = _placer(mesh)
-    if (select := config.evaluate.get("select", "best")) not in ("best", "last"):
-        raise ConfigError(f"evaluate.select is {select!r}; use 'best' (in validation) or 'last'.")
+    if config.evaluate.select not in ("best", "last"):
+        raise ConfigError(
+            f"evaluate.select is {config.evaluate.select!r}; use 'best' (in validation) or 'last'."
+        )
     if "sequence" in config:
         sequential.check_settings(config, _training(config, config.learner))
     variants = dict(config.replicas) or {"": {}}
@@ -203,7 +205,7 @@ def _chosen(run: Run, replica: Replica, state: TrainState | None, number: int) -
     """The step and the parameters that are tested: the best in validation, or with `evaluate.select` the last."""
     if state is None:
         return 0, _initial(run, run.config.learner, replica)
-    if run.config.evaluate.get("select", "best") == "last":
+    if run.config.evaluate.select == "last":
         return int(state.step), _unstacked(run, state.meta, number)
     return int(np.atleast_1d(state.best_step)[number]), _unstacked(run, state.best, number)
 

@@ -159,7 +159,7 @@ def check_settings(config: ConfigDict, training: ConfigDict) -> None:
         raise ConfigError(
             "train.steps is 0: give training in stages some; the untrained learner is measured anyway."
         )
-    if training.validate_every and config.evaluate.get("select", "best") != "last":
+    if training.validate_every and config.evaluate.select != "last":
         raise ConfigError(
             f"train.validate_every is {training.validate_every}, which would choose among the parameters of all "
             "stages: give evaluate.select='last'."
