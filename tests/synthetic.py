@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small random episodes, shared by the tests of the learners."""
+"""Small random episodes and settings of small learners, shared by the tests of the learners."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ WAYS = 3
 VECTORS = TaskSpec("classify", (12,), "float32", WAYS)
 IMAGES = TaskSpec("classify", (6, 6, 1), "uint8", WAYS)
 POINTS = TaskSpec("regress", (12,), "float32", 2)
+
+# Settings of small learners.
+_TINY = {"filters": (4,), "pool": "flatten"}
+GROUP = {"encoder": "conv", "encoder_settings": _TINY}
+BATCH = {"encoder": "conv", "encoder_settings": _TINY | {"norm": "batch"}}
+MLP = {"encoder": "mlp", "encoder_settings": {"hidden": (8,)}}
+SEQUENCE = {"width": 8, "layers": 1, "heads": 2, "max_points": 24}
+ATTENTION = {"image_width": 8, "label_width": 8, "layers": 1, "heads": 2, "mlp": 16}
+INNER = {"inner_steps": 2, "inner_lr": 0.1}
+ADAM = {"inner_optimizer": "adam", "inner_settings": {"eps_root": 1e-8}}
 
 
 def items(rng, spec: TaskSpec, n: int, scale: float = 1.0) -> np.ndarray:

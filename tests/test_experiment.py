@@ -1,35 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments from config to report: every config builds, the loop learns, runs are chosen, skipped, shared."""
+"""Experiments from config to report: the loop learns, runs are chosen, skipped, shared."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pathlib
-import re
 from unittest import mock
 
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-from tiny import LOO, ROOT, TINY, cache, command_line, flags_of, load_config, tiny_config, write_album  # noqa: F401
+from safetensors.numpy import load_file
+from tiny import (  # noqa: F401 (a fixture)
+    LOO,
+    ROOT,
+    TINY,
+    cache,
+    command_line,
+    flags_of,
+    load_config,
+    mesh,
+    small_split,
+    tiny_config,
+)
 
 from metaicl import sharding
 from metaicl.checkpoint import load_weights
-from metaicl.configuration import ConfigError, leaves, named, overridden
-from metaicl.data import splits
-from metaicl.data.pool import Pool
+from metaicl.configuration import ConfigError, named, overridden
 from metaicl.evaluate import evaluate
 from metaicl.experiment import chosen_runs, make_any, make_run, problems, run_experiment
 from metaicl.experiment.runs import execute, make_optimizer
-from metaicl.models.squeezenet import expected_shapes
 
 RUN = "held_out=cells"
-
-
-def mesh():
-    return sharding.make_mesh(jax.devices()[:1])
 
 
 def records_of(run: pathlib.Path) -> list[dict]:
@@ -293,108 +295,6 @@ def test_what_does_not_fit_the_episodes_is_said_before_training(tmp_path, monkey
         ConfigError, match=r"'reptile' of the config.* inner batch of 60 is larger than the support"
     ):
         make_run(name, own, tmp_path / name, mesh())
-
-
-# Configs
-
-
-def documented(path: pathlib.Path) -> list[str]:
-    """The arguments that the docstring of a config shows, its own name without one included."""
-    spec = importlib.util.spec_from_file_location("documented", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = re.findall(rf"--config=configs/{path.name}(?::(\S+))?(?:\s|$)", module.__doc__)
-    assert "" in found, f"{path.name} does not say how to run it"
-    return found
-
-
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
-ARGUMENTS = [(path, argument) for path in CONFIGS for argument in documented(path)]
-SMALL = {
-    "data.embedded.classes": 5,
-    "data.embedded.images_per_class": 20,
-    "data.image_size": 32,
-}
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
-    """A small album and weights of the right shapes, which its images are embedded with."""
-    folder = tmp_path_factory.mktemp("places")
-    album = write_album(folder / "album", images=20, side=32)
-    weights = {name: np.full(shape, 1e-2, np.float32) for name, shape in expected_shapes().items()}
-    save_file(weights, folder / "weights.safetensors")
-    return album, folder / "weights.safetensors"
-
-
-def small_split(data, progress) -> splits.Split:
-    """Stands for what a reader of published splits returns: 25 classes of 20 images in every part."""
-    del progress
-    shape = (25 * 20, data.image_size, data.image_size, 1 if data.reader == "omniglot" else 3)
-    names, labels = tuple(f"c{i:02}" for i in range(25)), np.repeat(np.arange(25, dtype=np.int32), 20)
-    parts = [
-        Pool(
-            data.reader, "all", names, labels, np.zeros(shape, np.uint8), np.full(500, b"0", "S64"), None, at
-        )
-        for at in np.arange(1500).reshape(3, 500)
-    ]
-    return splits.Split(*([part] for part in parts))
-
-
-@pytest.mark.parametrize(
-    ("path", "argument"), ARGUMENTS, ids=[f"{path.stem}:{argument}" for path, argument in ARGUMENTS]
-)
-def test_every_config_builds_as_documented(path, argument, places, tmp_path, cache, monkeypatch):  # noqa: F811
-    for reader in problems._READERS:
-        monkeypatch.setitem(problems._READERS, reader, small_split)
-    album, weights = places
-    argument = argument.replace("album=PATH", f"album={album}").replace("weights=PATH", f"weights={weights}")
-    argument = argument.replace("datasets=...", "datasets=BRD+FLW")
-    config = load_config(path, argument or None)
-    known = dict(leaves(config))
-    embedded = known.get("data.album") == "embedded"
-    small = {key: value for key, value in SMALL.items() if key in known} | (
-        {"data.cache": str(cache)} if "data.cache" in known else {}
-    )
-    if embedded and config.data.split in ("domain", "within", "images"):
-        small["data.datasets"] = TINY["data.datasets"]
-    if embedded and config.data.split == "within":
-        small["data.embedded.classes"] = 20
-    if embedded and config.data.split == "images":  # which are shared out over three parts
-        small["data.embedded.images_per_class"] = 40
-    config = overridden(config, small)
-    json.dumps(config.to_dict())
-    runs = chosen_runs(config, None)
-    assert len(runs) == max(len(config.runs), 1)
-    for number, (name, own) in enumerate(runs.items()):
-        assert chosen_runs(config, str(number)) == chosen_runs(config, name) == {name: own}
-        if embedded and own.data.held_out not in ("", "cells", "plants", "machines"):
-            continue
-        if number % (1 + len(runs) // 8):  # of many, some
-            continue
-        run = make_any(name, own, tmp_path / name, mesh())
-        assert run.name == name and not run.finished
-        if "measure" in own:
-            continue
-        assert own.learner in own.learners and set(own.baselines) <= set(own.learners)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_replicas_of_a_config_become_replicas_of_a_run(cache, tmp_path):  # noqa: F811
-    config = tiny_config("held_out=cells,learner=prototypes,seeds=3", cache)
-    ((name, own),) = chosen_runs(config, None).items()
-    run = make_run(name, own, tmp_path, mesh())
-    assert run.replica_names == ["seed=0", "seed=1", "seed=2"] and run.seeds == [0, 1, 2]
-    assert len({id(r.problem) for r in run.replicas}) == 1
-
-
-def test_replicas_of_different_shapes_are_refused(cache, tmp_path):  # noqa: F811
-    config = tiny_config("held_out=cells,learner=prototypes", cache)
-    with config.unlocked():
-        config.replicas = named({"two": {"task.ways": 2}, "three": {"task.ways": 3}})
-    ((name, own),) = chosen_runs(config, None).items()
-    with pytest.raises(ConfigError, match="have tasks of different shapes"):
-        make_run(name, own, tmp_path, mesh())
 
 
 # Choosing and skipping runs

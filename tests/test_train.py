@@ -1,142 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: the same step on any devices and in any stack, stages, the best parameters, and failure."""
+"""The training loop: the same step in any stack, stages, the best parameters, and failure."""
 
 from __future__ import annotations
 
 import json
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from synthetic import VECTORS, episode, leaves_close
+from synthetic import VECTORS, leaves_close
+from training import BATCH, COUNTED, LEARNERS, fit, one_stage, source_of
 
 from metaicl import sharding
 from metaicl.checkpoint import Checkpoints
 from metaicl.data.pipeline import open_batches
-from metaicl.episode import Episode, Examples, Source, Stage, replicate
+from metaicl.episode import Stage, replicate
 from metaicl.learners import make_learner
 from metaicl.learners.base import Learner, Meta
 from metaicl.train import Hooks, NonFinite, Schedule, listed, train
 from metaicl.writer import Writer
-
-BATCH = 8
-SETTINGS = {
-    "in_context": dict(encoder="identity", image_width=8, layers=1, heads=2, mlp=16),
-    "prototypes": dict(encoder="mlp", encoder_settings=dict(hidden=(8,))),
-    "maml": dict(encoder="mlp", encoder_settings=dict(hidden=(8,)), inner_steps=2),
-}
-LEARNERS = {kind: make_learner(kind, VECTORS, **settings) for kind, settings in SETTINGS.items()}
-COUNTED = []  # one entry per compilation of `counting_build`
-
-
-def counting_build(consts, batch, key):
-    """Episodes straight from the host batch."""
-    del key
-    COUNTED.append(batch)
-    parts = (Examples(*(batch[f"{part}_{name}"] for name in "xym")) for part in ("support", "query"))
-    support, query = parts
-    return Episode(support.replace(x=consts["scale"] * support.x), query), {}
-
-
-def source_of(seed: int, scale: float = 1.0, bad_from: int | None = None) -> Source:
-    """Random episodes; from batch `bad_from` on they are not numbers."""
-
-    def indices(i):
-        one = episode(np.random.default_rng([seed, i]), VECTORS)
-        if bad_from is not None and i >= bad_from * BATCH:
-            one.support.x[:] = np.nan
-        parts = {"support": one.support, "query": one.query}
-        return {
-            f"{part}_{name}": value
-            for part, of in parts.items()
-            for name, value in zip("xym", (of.x, of.y, of.mask), strict=True)
-        }
-
-    return Source(indices, {"scale": np.float32(scale)}, counting_build)
-
-
-def fit(learner, stages, *, devices=None, seeds=(0,), replicas=None, optimizer=None, folder=None, **rest):
-    """Trains without a bar; `folder` is for the log and the checkpoints."""
-    schedule = Schedule(BATCH, **rest.pop("schedule", {}))
-    return train(
-        learner,
-        listed(stages) if isinstance(stages, list) else stages,
-        optimizer or optax.sgd(0.1),
-        seeds=seeds,
-        replicas=replicas,
-        schedule=schedule,
-        hooks=Hooks(lambda source, batch: open_batches(source, batch, threads=0), **rest),
-        mesh=sharding.make_mesh(devices or jax.devices()[:1]),
-        writer=Writer(folder, total=None, title="", quiet=True),
-        checkpoints=Checkpoints(folder / "checkpoints") if folder else None,
-    )
-
-
-def one_stage(steps: int, source: Source | None = None, **settings) -> list[Stage]:
-    return [Stage("main", source or source_of(1), steps, **settings)]
-
-
-# Devices
-
-
-def pmapped(learner, meta, optimizer, source, steps, devices):
-    """The same training written with `jax.pmap`: every device takes its episodes, gradients are averaged."""
-    opt_state = optimizer.init(meta.params)
-
-    def step(meta, opt_state, batch):
-        episodes, _ = counting_build(source.consts, batch, None)
-        grads, carry, _ = learner.meta_grad(meta, episodes, jax.random.key(0), jnp.int32(0))
-        updates, opt_state = optimizer.update(jax.lax.pmean(grads, "i"), opt_state, meta.params)
-        return Meta(optax.apply_updates(meta.params, updates), carry), opt_state
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        run = jax.pmap(step, "i", in_axes=(None, None, 0), out_axes=None, devices=devices)
-        for t in range(steps):
-            rows = [source.indices(t * BATCH + i) for i in range(BATCH)]
-            batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            split = {name: a.reshape(len(devices), -1, *a.shape[1:]) for name, a in batch.items()}
-            meta, opt_state = run(*jax.device_get((meta, opt_state)), split)
-    return meta
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "prototypes",
-        pytest.param("in_context", marks=pytest.mark.slow),
-        pytest.param("maml", marks=pytest.mark.slow),
-    ],
-)
-def test_any_number_of_devices_and_pmap_take_the_same_steps(kind, devices):
-    learner, source, steps = LEARNERS[kind], source_of(3), 3
-    alone, spread = (
-        fit(learner, one_stage(steps, source), devices=part, seeds=[5]) for part in (devices[:1], devices)
-    )
-    assert {leaf.sharding.num_devices for leaf in jax.tree.leaves(spread.meta)} == {len(devices)}
-    start = jax.jit(learner.init)(jax.random.split(jax.random.key(5))[0])
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), alone.meta.params, start.params)
-    assert max(jax.tree.leaves(moved)) > 1e-3
-    leaves_close(alone.meta, spread.meta, rtol=1e-4, atol=1e-6)
-    again = pmapped(learner, start, optax.sgd(0.1), source, steps, devices)
-    leaves_close(alone.meta, again, rtol=1e-4, atol=1e-6)
-
-
-def test_a_batch_that_the_devices_cannot_share_is_refused(devices):
-    with pytest.raises(ValueError, match=r"8 episodes cannot be spread over 3 devices: set train\.batch to"):
-        fit(LEARNERS["prototypes"], one_stage(1), devices=devices[:3])
-
-
-def test_a_serial_learner_is_refused_on_several_devices(devices):
-    settings = dict(encoder="mlp", encoder_settings=dict(hidden=(4,)), inner_steps=2, inner_batch=4)
-    carried = make_learner("reptile", VECTORS, **settings)
-    with pytest.raises(ValueError, match=r"cannot be spread over 2 devices: .*moments='fresh'"):
-        fit(carried, one_stage(1), devices=devices[:2])
-    fit(make_learner("reptile", VECTORS, moments="fresh", **settings), one_stage(1), devices=devices[:2])
-
 
 # Replicas
 

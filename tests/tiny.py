@@ -20,6 +20,8 @@ from ml_collections import ConfigDict
 
 from metaicl import main, sharding
 from metaicl.configuration import overridden
+from metaicl.data import splits
+from metaicl.data.pool import Pool
 from metaicl.experiment import problems
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -109,6 +111,11 @@ def command_line(*arguments: str, devices: int = 1) -> int:
         return main.main(argv)
 
 
+def mesh():
+    """Of one device."""
+    return sharding.make_mesh(jax.devices()[:1])
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> pathlib.Path:
     """Where the tests of a session keep the embedded album that they share."""
@@ -143,3 +150,17 @@ def write_album(
                 lines.append(f"{file},class {c},")
         (folder / name / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def small_split(data, progress) -> splits.Split:
+    """Stands for what a reader of published splits returns: 25 classes of 20 images in every part."""
+    del progress
+    shape = (25 * 20, data.image_size, data.image_size, 1 if data.reader == "omniglot" else 3)
+    names, labels = tuple(f"c{i:02}" for i in range(25)), np.repeat(np.arange(25, dtype=np.int32), 20)
+    parts = [
+        Pool(
+            data.reader, "all", names, labels, np.zeros(shape, np.uint8), np.full(500, b"0", "S64"), None, at
+        )
+        for at in np.arange(1500).reshape(3, 500)
+    ]
+    return splits.Split(*([part] for part in parts))
