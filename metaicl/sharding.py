@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,10 +85,35 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), batch)
 
 
-def check_batch_size(mesh: Mesh, batch_size: int) -> None:
-    """Refuses a batch that the devices cannot share evenly."""
-    if batch_size % mesh.size:
-        raise ValueError(
-            f"A batch of {batch_size} episodes cannot be spread over {mesh.size} devices: "
-            f"set train.batch to a multiple of {mesh.size}."
-        )
+def fitting(mesh: Mesh, batch_size: int, *, serial: bool = False) -> Mesh:
+    """The mesh, or as much of it as can share a batch evenly.
+
+    One process leaves the rest of its devices idle, and says so on stderr, once. In a job of several processes every
+    device has to take part.
+
+    Args:
+      mesh: over all devices.
+      batch_size: episodes of a batch.
+      serial: whether the learner carries state from one episode of a batch to the next, which only one device can.
+
+    Raises:
+      ValueError: in a job of several processes, for a batch that not all devices can share.
+    """
+    count = 1 if serial else max(n for n in range(1, mesh.size + 1) if batch_size % n == 0)
+    if count == mesh.size:
+        return mesh
+    if serial:
+        fault = f"This learner carries state from task to task and cannot be spread over {mesh.size} devices"
+        remedy = "use its batched mode (for Reptile: moments='fresh')"
+    else:
+        fault = f"A batch of {batch_size} episodes cannot be spread over {mesh.size} devices"
+        remedy = f"set train.batch to a multiple of {mesh.size}"
+    if jax.process_count() > 1:
+        raise ValueError(f"{fault}: {remedy}.")
+    _note(f"{fault}: {count} of them will train. To use all, {remedy}.")
+    return make_mesh(list(mesh.devices.flat[:count]))
+
+
+@functools.lru_cache
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)

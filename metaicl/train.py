@@ -107,20 +107,17 @@ def train(
       seeds: one seed per replica (just one without replicas); replica r equals a run alone with its seed.
       replicas: names of the replicas, or None to train one model without a replica axis. With replicas, the
         sources must come from `episode.replicate`.
-      schedule, hooks, mesh, writer: see there.
+      schedule, hooks, writer: see there.
+      mesh: the devices that hold what comes in and goes out, metas for hooks included; those of them that can share
+        a batch train (see `sharding.fitting`).
       checkpoints: where to save and resume; None neither saves nor resumes.
 
     Raises:
       NonFinite: when a loss or gradient is not finite; nothing is saved from then on.
-      ValueError: for a batch that the mesh cannot share, or a serial learner on more than one device.
+      ValueError: for a batch that the devices of several processes cannot share.
     """
-    sharding.check_batch_size(mesh, schedule.batch)
-    if learner.serial and mesh.size > 1:
-        raise ValueError(
-            f"This learner carries state from task to task and cannot be spread over {mesh.size} devices: "
-            "use its batched mode (for Reptile: moments='fresh')."
-        )
-    loop = _Loop(learner, optimizer, seeds, replicas, schedule, hooks, mesh, writer, checkpoints)
+    part = sharding.fitting(mesh, schedule.batch, serial=learner.serial)
+    loop = _Loop(learner, optimizer, seeds, replicas, schedule, hooks, part, mesh, writer, checkpoints)
     state, history, position = loop.start()
     writer.resume_at(int(state.step))
     try:
@@ -131,7 +128,7 @@ def train(
         writer.close()
         if checkpoints is not None:
             checkpoints.close()
-    return state
+    return loop.handed_out(state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +139,8 @@ class _Loop:
     replicas: Sequence[str] | None
     schedule: Schedule
     hooks: Hooks
-    mesh: Mesh
+    mesh: Mesh  # of the steps
+    whole: Mesh  # of everything outside
     writer: Writer
     checkpoints: Checkpoints | None
 
@@ -198,10 +196,14 @@ class _Loop:
 
     def metas(self, state: TrainState, best: bool = False) -> list[Meta]:
         """One `Meta` per replica, without the replica axis."""
-        meta = state.best if best else state.meta
+        meta = self.handed_out(state.best if best else state.meta)
         if self.replicas is None:
             return [meta]
         return [jax.tree.map(lambda a, r=r: a[r], meta) for r in range(len(self.replicas))]
+
+    def handed_out(self, tree: PyTree) -> PyTree:
+        """The tree on every device outside of the steps."""
+        return tree if self.mesh == self.whole else sharding.put_replicated(self.whole, tree)
 
     def _report(self, stage, state, number, pending, last) -> TrainState:
         s = self.schedule

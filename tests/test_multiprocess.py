@@ -72,6 +72,8 @@ def one_of_several(folder: pathlib.Path, coordinator: str, process: int, process
     assert sharding.agreed(10 + process) == 10
     mesh = sharding.make_mesh()
     sharding.check_same("files", b"same")
+    with pytest.raises(ValueError, match="cannot be spread over 2 devices: set train"):
+        sharding.fitting(mesh, 3)
     with pytest.raises(ValueError, match="different arrays"):
         sharding.put_replicated(mesh, {"x": np.full(3, process)})
     np.savez(folder / f"answers-{process}.npz", **train_and_answer(folder / f"process-{process}", mesh))

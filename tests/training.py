@@ -52,9 +52,20 @@ def source_of(seed: int, scale: float = 1.0, bad_from: int | None = None) -> Sou
     return Source(indices, {"scale": np.float32(scale)}, counting_build)
 
 
-def fit(learner, stages, *, devices=None, seeds=(0,), replicas=None, optimizer=None, folder=None, **rest):
+def fit(
+    learner,
+    stages,
+    *,
+    batch=BATCH,
+    devices=None,
+    seeds=(0,),
+    replicas=None,
+    optimizer=None,
+    folder=None,
+    **rest,
+):
     """Trains without a bar; `folder` is for the log and the checkpoints."""
-    schedule = Schedule(BATCH, **rest.pop("schedule", {}))
+    schedule = Schedule(batch, **rest.pop("schedule", {}))
     return train(
         learner,
         listed(stages) if isinstance(stages, list) else stages,

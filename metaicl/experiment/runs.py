@@ -116,7 +116,6 @@ def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) ->
         sequential.check_sequence(run, _training(config, config.learner))
     for learner in (config.learner, *config.baselines):
         _try_out(run, learner)
-    sharding.check_batch_size(mesh, _training(config, config.learner).batch)
     return run
 
 
@@ -129,6 +128,7 @@ def _try_out(run: Run, name: str) -> None:
         if t.steps and (
             name == run.config.learner or run.config.learners[name].get("train", {}).get("steps")
         ):
+            sharding.fitting(run.mesh, t.batch, serial=run.learner(name).serial)
             train_shapes = _episode_shapes(problem.train(run.replicas[0].config.seed), t.batch)
             _traced(run.learner(name).meta_grad, meta, train_shapes)
         for held in problem.test[:1]:
