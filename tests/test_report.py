@@ -182,6 +182,23 @@ def test_the_table_names_how_data_sets_were_split():
     ]
 
 
+def test_a_table_of_distances_says_what_was_not_solved():
+    """The mean over seeds and data sets, as of any other number."""
+
+    def table(*unsolved):
+        values = lambda share: {"distance": np.ones(4), "unsolved": np.asarray(share, float)}
+        records = [
+            simple([], "a", f"d{k}", metric="distance", values=values(share))
+            for k, share in enumerate(unsolved)
+        ] + [simple([], "b", "d0", metric="distance", values=values([0, 0, 0, 0]))]
+        return report.markdown_table(records, by="learner")
+
+    note = "- unsolved: a 38 % of the episodes; their distances are to where the search gave up."
+    assert note in table([0, 1, 1, 0], [0, 0, 0, 1]).splitlines()
+    assert "- unsolved: none of the episodes; every distance is to weights that" in table([0, 0, 0, 0])
+    assert "unsolved" not in report.markdown_table([simple([1.0, 2.0], metric="distance")], by="learner")
+
+
 def test_an_interrupted_line_is_forgiven_only_at_the_end(tmp_path):
     save(tmp_path, "r", [simple([0.5, 0.7])])
     path = tmp_path / "r" / "records.jsonl"

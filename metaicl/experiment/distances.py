@@ -21,7 +21,7 @@ from metaicl.data.pool import Pool
 from metaicl.experiment.problems import ProgressBar, album_names, album_pools, cache_folder
 from metaicl.files import writable_folder, write_text
 from metaicl.report.distances import write_distance_report
-from metaicl.report.tables import significant
+from metaicl.report.tables import rounded
 
 
 def measure_distances(
@@ -114,7 +114,7 @@ def _of_all_pairs(found: distances.Distances, settings: distances.Settings) -> d
         settings=dataclasses.asdict(settings),
         epsilons=found.epsilons.tolist(),
         converged=bool(found.converged.all()) and not found.label_failed,
-        label_error=significant(found.label_error, 3),
+        label_error=rounded(found.label_error, 3),
     )
 
 
@@ -128,10 +128,10 @@ def _rows(found: distances.Distances) -> list[dict]:
                 "b": found.names[j],
                 "domain_a": found.domains[i],
                 "domain_b": found.domains[j],
-                "value": significant(found.values[i, j], 8),
-                "ci95": significant(found.ci95[i, j], 4),
+                "value": rounded(found.values[i, j], 8),
+                "ci95": rounded(found.ci95[i, j], 4),
                 "converged": bool(found.converged[:, i, j].all()),
-                "error": significant(found.errors[:, i, j].max(), 3),
+                "error": rounded(found.errors[:, i, j].max(), 3),
                 "iterations": int(found.iterations[:, i, j].max()),
             }
         )

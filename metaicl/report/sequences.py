@@ -10,7 +10,7 @@ from metaicl.report import transfer
 from metaicl.report.reading import Run
 from metaicl.report.stages import Stages
 from metaicl.report.statistics import Cell, Interval, hierarchical_bootstrap, paired_cells
-from metaicl.report.tables import MISSING, Table, best_of, format_interval, pretty, significant
+from metaicl.report.tables import MISSING, Table, best_of, format_interval, pretty, rounded
 from metaicl.report.tables import Cell as Entry
 
 
@@ -89,7 +89,7 @@ def transfer_rows(runs: Sequence[Run]) -> list[dict]:
         shared = {"run": run, "learner": stages.learner, "dataset": f"{sets} data sets", "domain": "all"}
         for metric, interval in intervals(run, stages).items():
             if interval is not None:
-                numbers = {"mean": significant(interval.mean), "ci95": significant(interval.half)}
+                numbers = {"mean": rounded(interval.mean), "ci95": rounded(interval.half)}
                 rest = {"episodes": episodes, "seeds": len(stages.units), "stages": len(stages.accuracy) - 1}
                 rows.append({**shared, "split": "test", "metric": metric, **numbers, **rest})
     return rows
@@ -104,8 +104,8 @@ def matrices(runs: Sequence[Run]) -> dict[str, dict]:
         run: {
             "stages": [stage_name(stages, t) for t in range(len(stages.accuracy))],
             "datasets": stages.datasets,
-            "accuracy": [[significant(v) for v in row] for row in stages.accuracy.mean(axis=(2, 3))],
-            "backward": [i and [significant(i.mean), significant(i.half)] for i in backward_course(run, stages)],
+            "accuracy": [[rounded(v) for v in row] for row in stages.accuracy.mean(axis=(2, 3))],
+            "backward": [i and [rounded(i.mean), rounded(i.half)] for i in backward_course(run, stages)],
         }
         for run, stages in labelled(runs).values()
     }

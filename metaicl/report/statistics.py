@@ -219,6 +219,7 @@ class Summary(NamedTuple):
     to_best: dict[str, Interval]
     to_baseline_by_place: dict[str, dict[str, Interval]]
     nll: dict[str, float]
+    unsolved: dict[str, float]  # share of the episodes for which a probe found no solution
     bins: dict[str, np.ndarray | None]
 
 
@@ -271,5 +272,6 @@ def summarise(records: Sequence[Record], metric: str) -> Summary:
         to_best={x: hierarchical_bootstrap(pair) for x, pair in best.items() if pair},
         to_baseline_by_place={x: _intervals(pair, field) for x, pair in pairs.items()},
         nll={x: grand_mean(cells_of(by_label[x], "nll")) for x in learners},
+        unsolved={x: grand_mean(cells_of(by_label[x], "unsolved")) for x in learners},
         bins={x: pooled_bins(by_label[x]) for x in learners},
     )

@@ -37,7 +37,7 @@ def pretty(label: str) -> str:
     return label.replace("_", " ")
 
 
-def significant(value: float, digits: int = 6) -> float | None:
+def rounded(value: float, digits: int = 6) -> float | None:
     """Rounded to so many significant digits, for a file; None, JSON's null, for what is not a number."""
     return float(f"{value:.{digits}g}") if np.isfinite(value) else None
 
@@ -55,8 +55,8 @@ def result_rows(records: Sequence[Record]) -> list[dict]:
         if bins is not None:
             found.append(("ece", Interval(calibration_error(bins), float("nan"), float("nan")), episodes))
         for metric, interval, count in found:
-            numbers = {"mean": significant(interval.mean), "ci95": significant(interval.half)}
-            rows.append({**shared, "metric": metric, **numbers, "episodes": count, **rest})
+            numbers = {"mean": rounded(interval.mean), "ci95": rounded(interval.half), "episodes": count}
+            rows.append({**shared, "metric": metric, **numbers, **rest})
     return rows
 
 
@@ -162,7 +162,7 @@ def _headline_notes(group: Group, summary: Summary, against: dict) -> list[str]:
         done = len(summary.by_dataset[learner])
         if done < whole:
             notes.append(f"{pretty(learner)} was measured on {done} of {whole} data sets only.")
-    return notes + few_class_notes(group.records)
+    return notes + unsolved_notes(summary) + few_class_notes(group.records)
 
 
 def few_class_notes(records: Sequence[Record]) -> list[str]:
@@ -176,6 +176,17 @@ def few_class_notes(records: Sequence[Record]) -> list[str]:
         return []
     named = ", ".join(f"{name} ({few[name]})" for name in sorted(few))
     return [f"Fewer than {FEW_CLASSES} classes, so few distinct episodes and too narrow intervals: {named}."]
+
+
+def unsolved_notes(summary: Summary) -> list[str]:
+    """For which share of the episodes a distance to a solution ends at none, where records say so."""
+    known = {x: share for x, share in summary.unsolved.items() if np.isfinite(share)}
+    if not known:
+        return []
+    some = ", ".join(f"{pretty(x)} {100 * share:.2g} %" for x, share in known.items() if share > 0)
+    if not some:
+        return ["unsolved: none of the episodes; every distance is to weights that solve the task."]
+    return [f"unsolved: {some} of the episodes; their distances are to where the search gave up."]
 
 
 def split_notes(records: Sequence[Record]) -> list[str]:
