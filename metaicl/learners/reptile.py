@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -78,6 +79,21 @@ def reptile(
         del meta
         return network.answer(state, x, mask)
 
+    # Shuffled minibatches see the support in an order; the whole support at once does not.
+    exchangeable = inner_batch is None
+    return Learner(
+        init,
+        adapt,
+        predict,
+        _meta_grad(task, carried),
+        network.independent,
+        exchangeable,
+        serial=carried,
+        failure=inner.failure,
+    )
+
+
+def _meta_grad(task: Callable, carried: bool) -> Callable:
     def meta_grad(meta, episodes, key, step):
         """The pseudo-gradient `params - mean(adapted)` (Nichol et al. 2018, algorithm 2)."""
         del step
@@ -90,18 +106,7 @@ def reptile(
             _, (differences, values) = jax.vmap(lambda e, k: task(meta.params, None, e, k))(episodes, keys)
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), differences), carry, summary(values)
 
-    # Shuffled minibatches see the support in an order; the whole support at once does not.
-    exchangeable = inner_batch is None
-    return Learner(
-        init,
-        adapt,
-        predict,
-        meta_grad,
-        network.independent,
-        exchangeable,
-        serial=carried,
-        failure=inner.failure,
-    )
+    return meta_grad
 
 
 def _check_choices(moments, direction, tail, inner_batch, inner_steps) -> None:
