@@ -185,7 +185,7 @@ def _episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Pro
     return Problem(spec, train, validation, test, parts.train)
 
 
-# Records of before a task had `test_shots` or a validation of its own are checked against their configs: hence `get`.
+# `get`: configs of committed results that are older than these keys are built again.
 def _test_shots(task) -> int:
     return task.get("test_shots", 0) or _largest(task.shots)
 
