@@ -18,13 +18,17 @@ AXIS = "data"
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices (or the given ones).
+    """A mesh over all devices (or the given ones)."""
+    return _mesh_of(np.asarray(jax.devices() if devices is None else devices))
+
+
+def _mesh_of(devices: np.ndarray) -> Mesh:
+    """A mesh of one axis.
 
     Axes are Auto: with Explicit ones, the default of `jax.make_mesh`, a step that vmaps over sharded episodes
     and freshly split keys fails with an inconsistent axis.
     """
-    chosen = np.asarray(jax.devices() if devices is None else devices)
-    return Mesh(chosen, (AXIS,), axis_types=(AxisType.Auto,))
+    return Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -111,7 +115,7 @@ def fitting(mesh: Mesh, batch_size: int, *, serial: bool = False) -> Mesh:
     if jax.process_count() > 1:
         raise ValueError(f"{fault}: {remedy}.")
     _note(f"{fault}: {count} of them will train. To use all, {remedy}.")
-    return make_mesh(list(mesh.devices.flat[:count]))
+    return _mesh_of(mesh.devices[:count])
 
 
 @functools.lru_cache

@@ -187,10 +187,8 @@ def test_a_table_of_distances_says_what_was_not_solved():
 
     def table(*unsolved):
         values = lambda share: {"distance": np.ones(4), "unsolved": np.asarray(share, float)}
-        records = [
-            simple([], "a", f"d{k}", metric="distance", values=values(share))
-            for k, share in enumerate(unsolved)
-        ] + [simple([], "b", "d0", metric="distance", values=values([0, 0, 0, 0]))]
+        known = [("a", f"d{k}", share) for k, share in enumerate(unsolved)] + [("b", "d0", [0, 0, 0, 0])]
+        records = [simple([], name, dataset) | {"values": values(share)} for name, dataset, share in known]
         return report.markdown_table(records, by="learner")
 
     note = "- unsolved: a 38 % of the episodes; their distances are to where the search gave up."
