@@ -19,6 +19,9 @@ from metaicl.experiment.problems import make_problem
 from metaicl.experiment.runs import NOT_SETTINGS
 from metaicl.learners import make_learner
 from metaicl.report.distances import write_distance_report
+from metaicl.report.reading import load_runs
+from metaicl.report.sequences import transfer_table
+from metaicl.report.tables import markdown
 
 ROOT = pathlib.Path(__file__).parent.parent
 EXPERIMENTS = sorted({p.parents[1] for p in (ROOT / "results").glob("*/*/records.jsonl")})
@@ -45,14 +48,40 @@ def test_results_say_nothing_of_the_machine(folder):
 
 @pytest.mark.parametrize("folder", EXPERIMENTS, ids=lambda p: p.name)
 def test_the_readme_shows_the_results(folder):
-    """The line of every learner in the headline table, as it stands there, with or without its single places."""
-    readme, missing = (ROOT / "README.md").read_text(), []
+    """The line of every learner in the headline table, as it stands there, with or without its single places.
+
+    Long tables stand in a README of the results, which the README names.
+    """
+    readme, missing = shown(folder), []
     for places in (True, False):
         table = report.markdown_table(report.load_records(folder), by="learner", places=places)
         lines = [line for line in table.splitlines() if line.startswith("|") and "---" not in line]
         assert len(lines) > 2
         missing.append([line for line in lines if line not in readme])
     assert [] in missing, missing[0]
+
+
+def shown(folder: pathlib.Path) -> str:
+    """The README, and that of the results if they have one."""
+    readme, own = (ROOT / "README.md").read_text(), folder / "README.md"
+    assert f"(results/{folder.name}/" in readme
+    return readme + (own.read_text() if own.exists() else "")
+
+
+STAGED = sorted({path.parents[1] for path in (ROOT / "results").glob("*/*/stages.json")})
+
+
+@pytest.mark.parametrize("folder", STAGED, ids=lambda p: p.name)
+def test_the_readme_shows_what_stages_changed(folder):
+    table = markdown(transfer_table(load_runs(folder))).splitlines()
+    assert len(table) > 5 and [line for line in table if line not in shown(folder)] == []
+    mine = {line.split("|")[1] for line in table if line.startswith("|")}
+    quoted = [
+        line
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.count("|") == table[0].count("|")
+    ]
+    assert [line for line in quoted if line.split("|")[1] in mine - {" --- "} and line not in table] == []
 
 
 def test_the_distances_are_drawn_from_the_committed_matrix(tmp_path):
@@ -93,7 +122,7 @@ def test_committed_weights_answer_as_recorded(path, tmp_path, monkeypatch):
     settings = {k: v for k, v in entry.items() if k not in NOT_SETTINGS} | entry.get("test", {})
     learner = make_learner(entry["kind"], problem.spec, **settings)
     meta = load_weights(path, jax.eval_shape(learner.init, jax.random.key(0)))
-    replica = path.stem.removeprefix("weights").removeprefix("-").removeprefix("float16")
+    replica = path.stem.removeprefix("weights").replace("-float16", "").removeprefix("-")
     for held in problem.test:
         wanted = (held.dataset, "main", config.learner, replica)
         [record] = [
