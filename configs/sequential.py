@@ -58,18 +58,17 @@ DEFAULTS = dict(
 BUDGETS = ("static", "proportional")
 ORDERS = ("domain", "E2H", "H2E", "E2E", "H2H", "Switch", "path", "random", "adaptive")
 FEW = ("shrubs", "flowers", "leaves", "gears", "flanges", "circuit_parts")
-CONV = dict(filters=(16, 32, 32, 32), downsample="stride", pool="flatten", norm="group")
-PIXELS = dict(encoder="conv", encoder_settings=CONV)
-FEATURES = dict(encoder="identity", encoder_settings=dict(normalize="sqrt_unit"))
-RIDGE = dict(kind="closed_form", method="ridge", penalty=100.0, temperature=0.1)
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
+    from metaicl.experiment.problems import album_names  # heavy: only where a config is asked for
+
     arg = parse_argument(argument, DEFAULTS, flags=("quick", "full", "reset"))
     frozen = arg.backbone != "none"
     orders = _several(arg, "order", "domain+H2E" if arg.quick else "domain+E2H+H2E", ORDERS)
-    trained = tuple(name for name in learners(frozen) if name != "ridge")
+    learners = defaults.small_learners(frozen)
+    trained = tuple(name for name in learners if name != "ridge")
     chosen = _several(arg, "learner", "in_context", trained)
     budgets = _several(arg, "budget", "static", BUDGETS)
     config = ConfigDict()
@@ -77,10 +76,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.data = data(arg, validates="adaptive" in orders)
     validated = dict(validation_shots=3, validation_queries=1)  # a fifth of 20 images is enough for it
     config.task = defaults.classification(ways=5, shots=5, queries=3, test_queries=3, **validated)
-    config.learners = learners(frozen)
+    config.learners = learners
     config.learner = chosen[0]
     config.baselines = ("ridge",)
-    steps = datasets(config.data) * (arg.steps or (1000 if arg.full else 40 if arg.quick else 25))
+    steps = len(album_names(config.data)) * (arg.steps or (1000 if arg.full else 40 if arg.quick else 25))
     config.train = defaults.training(
         steps=steps,
         batch=16 if arg.full else 4,
@@ -114,33 +113,8 @@ def data(arg: ConfigDict, validates: bool) -> dict:
     )
 
 
-def datasets(data: ConfigDict) -> int:
-    """How many there are."""
-    from metaicl.data.meta_album import list_datasets
-    from metaicl.data.procedural import EMBEDDED_DOMAINS
-
-    every = sum(EMBEDDED_DOMAINS.values(), ()) if data.album == "embedded" else list_datasets(data.album)
-    return len(data.datasets or every)
-
-
-def learners(frozen: bool) -> dict:
-    """The learners that can be trained, and ridge regression on each episode's support set."""
-    token = dict(labels="relation", readout="matching", layers=2, heads=4, mlp=256)
-    residual = dict(encoder="mlp", encoder_settings=dict(hidden=(256,), residual=True, normalize="sqrt_unit"))
-    front = FEATURES if frozen else PIXELS
-    return {
-        "in_context": dict(
-            kind="in_context", attention="packed", image_width=256 if frozen else 128, **token, **front
-        ),
-        "prototypes": dict(kind="prototypes", **(residual if frozen else PIXELS)),
-        "maml": dict(kind="maml", inner_steps=3, inner_lr=0.05, test=dict(inner_steps=10), **front),
-        "ridge": dict(RIDGE, **(FEATURES if frozen else dict(encoder="identity"))),
-    }
-
-
 def sequence(arg: ConfigDict, frozen: bool) -> dict:
     """Stages, and what is measured of the data sets to order them."""
-    probe = dict(RIDGE, **(FEATURES if frozen else dict(encoder="identity")))
     return dict(
         order="domain",
         replay=False,
@@ -151,7 +125,7 @@ def sequence(arg: ConfigDict, frozen: bool) -> dict:
         bandit="exp3",
         rate=0.3,
         episodes=arg.episodes or (100 if arg.full else 25),  # of every data set after every stage
-        probe=dict(classes=20, images=40, learner=probe),
+        probe=dict(classes=20, images=40, learner=defaults.small_learners(frozen)["ridge"]),
         distance=dict(inner="gaussian", samples=1000),
     )
 

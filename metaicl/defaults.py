@@ -35,6 +35,7 @@ def album(path: str, **given: Any) -> dict[str, Any]:
         split="domain",
         held_out="",
         validation="",
+        train_on=(),  # data sets, with a split by classes or images; all are tested. Empty: all
         fractions=(0.5, 0.25, 0.25),
         split_seed=0,
         min_classes=15,
@@ -112,6 +113,29 @@ def evaluation(**given: Any) -> dict[str, Any]:
 def seeds(count: int) -> ConfigDict:
     """`config.replicas` that differ in their seeds, trained side by side; none for one seed."""
     return named({f"seed={s}": {"seed": s} for s in range(count)} if count > 1 else {})
+
+
+def small_learners(frozen: bool) -> dict[str, dict[str, Any]]:
+    """`config.learners` for two cores, and ridge regression on each episode's support set.
+
+    Args:
+      frozen: for the features of a frozen backbone; else for small images, behind a convolutional encoder.
+    """
+    filters = dict(filters=(16, 32, 32, 32), downsample="stride", pool="flatten", norm="group")
+    pixels = dict(encoder="conv", encoder_settings=filters)
+    features = dict(encoder="identity", encoder_settings=dict(normalize="sqrt_unit"))
+    residual = dict(encoder="mlp", encoder_settings=dict(hidden=(256,), residual=True, normalize="sqrt_unit"))
+    front = features if frozen else pixels
+    token = dict(labels="relation", readout="matching", layers=2, heads=4, mlp=256)
+    ridge = dict(kind="closed_form", method="ridge", penalty=100.0, temperature=0.1)
+    return {
+        "in_context": dict(
+            kind="in_context", attention="packed", image_width=256 if frozen else 128, **token, **front
+        ),
+        "prototypes": dict(kind="prototypes", **(residual if frozen else pixels)),
+        "maml": dict(kind="maml", inner_steps=3, inner_lr=0.05, test=dict(inner_steps=10), **front),
+        "ridge": dict(ridge, **(features if frozen else dict(encoder="identity"))),
+    }
 
 
 def _filled(name: str, part: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

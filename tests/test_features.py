@@ -16,6 +16,7 @@ from metaicl.data.pool import Pool
 from metaicl.features import cache
 from metaicl.files import DamagedFile
 from metaicl.models import squeezenet, weights
+from metaicl.models.network import make_encoder, normalized
 
 # 5-way 5-shot accuracy of nearest centroids on these features at 128 pixels, as noted beside the data
 YARDSTICKS = {"NEU_Mini": 0.89, "MTD_Mini": 0.38, "FL5_Mini": 0.57}
@@ -97,6 +98,31 @@ def test_backbone_takes_bytes_or_floats_and_has_its_size(tmp_path):
     np.testing.assert_array_equal(features, apply(params, images.astype(np.float32)))
     with pytest.raises(ValueError, match=r"at least 31 x 31 .*\(3, 30, 40, 3\)"):
         net.apply(params, images[:, :30])
+
+
+def test_the_encoder_begins_with_the_pretrained_features(tmp_path):
+    """To be fine-tuned: its features at the start are the frozen ones, and its weights have a gradient."""
+    path = str(write_weights(tmp_path / "w.safetensors"))
+    net = make_encoder("squeezenet", (40, 40, 3), weights=path, normalize="sqrt_unit")
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3)).astype(np.uint8)
+    params = jax.jit(net.init)(jax.random.key(5))
+    frozen = squeezenet.squeezenet().apply(squeezenet.load_squeezenet(path), images)
+    found = net.apply(params, images, np.ones(3, np.float32))
+    np.testing.assert_allclose(found, normalized(frozen, "sqrt_unit"), rtol=1e-5)
+    assert found.shape == (3, net.width) == (3, 512) and net.independent
+    grads = jax.grad(lambda p: net.apply(p, images, np.ones(3, np.float32))[:, :9].sum())(params)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
+    plain = make_encoder("squeezenet", (40, 40, 3)).init(jax.random.key(0))
+    assert jax.tree.map(np.shape, plain) == jax.tree.map(np.shape, params)
+
+
+def test_what_the_encoder_cannot_take_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"at least 31 x 31 .*\(1, 16, 16, 3\)"):
+        make_encoder("squeezenet", (16, 16, 3))
+    with pytest.raises(ValueError, match="computes in float32, not in bfloat16"):
+        make_encoder("squeezenet", (40, 40, 3), dtype="bfloat16")
+    with pytest.raises(FileNotFoundError, match="no weights file"):
+        make_encoder("squeezenet", (40, 40, 3), weights=str(tmp_path / "none")).init(jax.random.key(0))
 
 
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):

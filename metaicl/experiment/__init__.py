@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from metaicl import sharding
 from metaicl.configuration import ConfigError, as_json, overridden, refuse_vain
-from metaicl.experiment.measuring import Measurement, make_measurement, measure
+from metaicl.experiment.measuring import Measurement, make_measurement, measure, measures
 from metaicl.experiment.problems import make_problem
 from metaicl.experiment.runs import Run, check_folder, execute, make_run
 from metaicl.files import writable_folder, write_text
@@ -67,12 +67,9 @@ def run_experiment(
 
 
 def make_any(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) -> Run | Measurement:
-    """A run that trains and evaluates learners, or one that measures something about them."""
-    return (
-        make_measurement(name, config, folder)
-        if "measure" in config
-        else make_run(name, config, folder, mesh)
-    )
+    """A run that trains and evaluates learners, or one that measures something about them or the data."""
+    make = make_measurement if measures(config) else make_run
+    return make(name, config, folder, mesh)
 
 
 def chosen_runs(config: ConfigDict, only: str | None) -> dict[str, ConfigDict]:
@@ -93,7 +90,11 @@ def _own_config(config: ConfigDict) -> ConfigDict:
     """Without what the run does not use, so that it does not depend on other runs and their learners."""
     with config.unlocked():
         del config["runs"]
-        if "measure" in config:
+        training = ("learners", "learner", "baselines", "train", "replicas")
+        for part in training if measures(config) else ("measure",):
+            if part in config:
+                del config[part]
+        if measures(config):
             return config
         used = {config.learner, *config.baselines}
         config.learners = ConfigDict({name: entry for name, entry in config.learners.items() if name in used})

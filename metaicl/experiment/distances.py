@@ -11,13 +11,16 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from metaicl import __version__, defaults, distances
+from metaicl.configuration import ConfigError
 from metaicl.data.pool import Pool
+from metaicl.distances.settings import Settings
 from metaicl.experiment.problems import ProgressBar, album_names, album_pools, cache_folder
 from metaicl.files import writable_folder, write_text
 from metaicl.report.distances import write_distance_report
@@ -25,7 +28,7 @@ from metaicl.report.tables import rounded
 
 
 def measure_distances(
-    settings: distances.Settings,
+    settings: Settings,
     workdir: str | os.PathLike,
     *,
     album: str = "embedded",
@@ -68,8 +71,8 @@ def measure_distances(
     )
     album_names(data)  # refuses an album that is not there, before a folder is made for it
     root = writable_folder(workdir)
-    pools = [vectors(pool) for pool in album_pools(data)]
-    found = _measured(pools, settings, cache_folder(cache) / "distances")
+    pools = album_pools(data)
+    found = all_pairs(pools, settings, cache_folder(cache) / "distances")
     rows = _rows(found)
     about = dict(experiment="distances", version=__version__, command=shlex.join(command), backbone=backbone)
     head = about | _of_all_pairs(found, settings)
@@ -83,14 +86,15 @@ def measure_distances(
     return table
 
 
-def _measured(
-    pools: Sequence[Pool], settings: distances.Settings, cache: pathlib.Path
-) -> distances.Distances:
-    """All pairs, with a progress bar; what did not converge is said when the bar is gone."""
+def all_pairs(pools: Sequence[Pool], settings: Settings, cache: pathlib.Path) -> distances.Distances:
+    """The distances between data sets of images or features; finished matrices are kept in `cache`.
+
+    Solvers that did not converge are named on the terminal.
+    """
     with ProgressBar("blocks") as bar, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = distances.pairwise(
-            pools,
+            [vectors(pool) for pool in pools],
             settings,
             cache_dir=cache,
             progress=lambda what, done, total: bar(f"distances of {what}", done, total),
@@ -99,6 +103,14 @@ def _measured(
         if issubclass(warning.category, UserWarning):  # ours; those of libraries are for developers
             print(f"warning: {warning.message}", file=sys.stderr)
     return found
+
+
+def distance_settings(given: Mapping[str, Any], where: str) -> Settings:
+    """The settings that a config gives; a ConfigError names `where` they stand."""
+    try:
+        return Settings(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def vectors(pool: Pool) -> Pool:

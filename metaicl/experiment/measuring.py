@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that train nothing: a quantity of the learners, measured against what theory says of it."""
+"""Runs that train nothing: a quantity of learners or data sets is measured, and recorded as all else is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -20,23 +21,27 @@ from metaicl.analysis import taylor
 from metaicl.configuration import ConfigError, as_json
 from metaicl.data import functions
 from metaicl.episode import TaskSpec
+from metaicl.experiment import relating
+from metaicl.experiment.recording import identity
 from metaicl.files import write_text
 from metaicl.learners.classifier import Classifier, make_classifier
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A named run of a config with `measure` instead of learners.
+    """A named run of a config that says in `measure.kind` what to measure instead of training.
 
     Attributes:
       name: name of the run and of its folder.
       config: of the run, overrides applied.
       folder: where its outputs go.
+      mesh: the devices.
     """
 
     name: str
     config: ConfigDict
     folder: pathlib.Path
+    mesh: Mesh
 
     @property
     def finished(self) -> bool:
@@ -44,25 +49,42 @@ class Measurement:
         return (self.folder / "records.jsonl").exists()
 
 
-def make_measurement(name: str, config: ConfigDict, folder: pathlib.Path) -> Measurement:
+class _Kind(NamedTuple):
+    """`check(run)` says at once what is wrong with a measurement; `lines(run)` makes it, for records.jsonl."""
+
+    check: Callable[[Measurement], object]
+    lines: Callable[[Measurement], list[dict[str, Any]]]
+
+
+def measures(config: ConfigDict) -> bool:
+    """Whether a run with this config is a measurement."""
+    return bool("measure" in config and config.measure.kind)
+
+
+def make_measurement(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) -> Measurement:
     """Builds a measurement, and says at once what is wrong with it."""
     kind = config.measure.kind
     if kind not in _KINDS:
         raise ConfigError(f"measure.kind is {kind!r}; there are {', '.join(_KINDS)}.")
-    m = config.measure
-    if m.method not in taylor.METHODS:
-        raise ConfigError(f"measure.method is {m.method!r}; there are {', '.join(taylor.METHODS)}.")
-    if not m.minibatches or min(m.minibatches) < 2:
-        raise ConfigError(f"measure.minibatches is {tuple(m.minibatches)}; each takes at least 2.")
-    return Measurement(name, config, folder)
+    run = Measurement(name, config, folder, mesh)
+    _KINDS[kind].check(run)
+    return run
 
 
 def measure(run: Measurement) -> None:
     """Measures and records. It is short: an interrupted one begins again."""
-    lines = _KINDS[run.config.measure.kind](run)
+    lines = _KINDS[run.config.measure.kind].lines(run)
     if jax.process_index() == 0:
-        write_text(run.folder / "config.json", json.dumps(as_json(run.config), indent=1, sort_keys=True))
+        write_text(run.folder / "config.json", json.dumps(identity(run.config), indent=1, sort_keys=True))
         write_text(run.folder / "records.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _check_taylor(run: Measurement) -> None:
+    m = run.config.measure
+    if m.method not in taylor.METHODS:
+        raise ConfigError(f"measure.method is {m.method!r}; there are {', '.join(taylor.METHODS)}.")
+    if not m.minibatches or min(m.minibatches) < 2:
+        raise ConfigError(f"measure.minibatches is {tuple(m.minibatches)}; each takes at least 2.")
 
 
 def _taylor(run: Measurement) -> list[dict[str, Any]]:
@@ -99,4 +121,8 @@ def _taylor_at(m: ConfigDict, network: Classifier, k: int, seed: int) -> dict[st
     return taylor.coefficients(network.support_loss, params, tasks, m.method, k, inner_lr=m.inner_lr)
 
 
-_KINDS: dict[str, Callable[[Measurement], list[dict[str, Any]]]] = {"taylor": _taylor}
+_KINDS = {
+    "taylor": _Kind(_check_taylor, _taylor),
+    "distances": _Kind(relating.check_distances, relating.distances),
+    "ease": _Kind(relating.check_ease, relating.ease),
+}

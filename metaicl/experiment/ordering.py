@@ -21,9 +21,8 @@ from metaicl import curricula, sharding
 from metaicl.configuration import ConfigError, as_json
 from metaicl.data import splits
 from metaicl.data.pool import Pool
-from metaicl.distances import Settings
 from metaicl.episode import Episode, Examples, TaskSpec
-from metaicl.experiment.problems import ProgressBar
+from metaicl.experiment.distances import all_pairs, distance_settings
 from metaicl.files import array_digest, write_text
 from metaicl.learners import Learner, answer, make_learner
 
@@ -74,21 +73,16 @@ def order_of(
 def check_order_settings(sequence: ConfigDict, names: Sequence[str]) -> None:
     """Says what is wrong with how the order is asked for, as far as the names of the data sets tell."""
     if sequence.order in (*WALKS, "path"):
-        _distance_settings(as_json(sequence.distance))
+        distance_settings(as_json(sequence.distance), "sequence.distance")
     if sequence.start and sequence.start not in names:
         near = difflib.get_close_matches(sequence.start, names, 1, cutoff=0.0)
         raise ConfigError(f"sequence.start={sequence.start!r} is no data set; did you mean {near[0]!r}?")
 
 
-def check_probe(sequence: ConfigDict, pools: Sequence[Pool]) -> None:
-    """Says what is wrong with the probe of an order that needs one."""
-    if sequence.order in BY_EASE:
-        _probe_learner(pools[0], len(pools[0].classes), as_json(sequence.probe))
-
-
 def probe_accuracies(pools: Sequence[Pool], probe: dict[str, Any]) -> np.ndarray:
     """`[P]`: how well a linear classifier does on images of each data set that it has not seen.
 
+    The cheap form of difficulty: seconds for an album. `configs/difficulty.py` has the one by transfer.
     It is fitted to 80 % of every class's images and answers the other 20 %. So that data sets compare, no more than
     `probe["classes"]` classes and `probe["images"]` images of each take part, drawn by a fixed seed.
 
@@ -109,12 +103,17 @@ def _probe_accuracy(pool: Pool, probe: dict[str, Any]) -> float:
     return float(np.mean(np.argmax(np.asarray(outputs), axis=1) == held[0].labels))
 
 
+def check_probe(pool: Pool, probe: dict[str, Any], where: str) -> None:
+    """Refuses a probe that does not fit the items of a data set, naming `where` it stands in the config."""
+    try:
+        _probe_learner(pool, len(pool.classes), probe)
+    except ValueError as error:
+        raise ConfigError(f"{where}.learner: {error}") from error
+
+
 def _probe_learner(pool: Pool, ways: int, probe: dict[str, Any]) -> tuple[TaskSpec, Learner]:
     spec = TaskSpec("classify", tuple(pool.x.shape[1:]), str(pool.x.dtype), ways)
-    try:
-        return spec, make_learner(spec=spec, **probe["learner"])
-    except ValueError as error:
-        raise ConfigError(f"sequence.probe.learner: {error}") from error
+    return spec, make_learner(spec=spec, **probe["learner"])
 
 
 def _sample(pool: Pool, probe: dict[str, Any]) -> Pool:
@@ -132,24 +131,7 @@ def _all_of(pool: Pool) -> Examples:
 
 def _distance_matrix(pools: Sequence[Pool], settings: dict[str, Any], cache: pathlib.Path) -> np.ndarray:
     """`[P, P]`: OTDD between the data sets; finished matrices are kept in `cache`, for other runs too."""
-    from metaicl.distances import pairwise  # slow to import
-    from metaicl.experiment.distances import vectors
-
-    with ProgressBar("blocks") as bar:
-        found = pairwise(
-            [vectors(pool) for pool in pools],
-            _distance_settings(settings),
-            cache_dir=cache,
-            progress=lambda what, done, total: bar(f"distances of {what}", done, total),
-        )
-    return np.asarray(found.values)
-
-
-def _distance_settings(settings: dict[str, Any]) -> Settings:
-    try:
-        return Settings(**settings)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"sequence.distance: {error}") from error
+    return np.asarray(all_pairs(pools, distance_settings(settings, "sequence.distance"), cache).values)
 
 
 def _kept(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import os
@@ -125,11 +126,51 @@ def _sinusoids(data, task, evaluation, place) -> Problem:
 
 def _album(data, task, evaluation, place) -> Problem:
     """Episodes of an album; `data.split` says what training and test do not share."""
-    pools, store = _stored_album(json.dumps(_reading(data)), place)
-    parts, split_by = _split(pools, data, task)
+    wanted = data.get("train_on", ())
+    _check_train_on(data, wanted)
+    shared = {"data": {k: v for k, v in as_json(data).items() if k != "train_on"}, "task": as_json(task)}
+    pools, store, parts, split_by = _split_album(json.dumps(shared), place)
+    if wanted:
+        _refuse_unknown(wanted, [pool.name for pool in parts.train])
+        parts = parts._replace(train=[pool for pool in parts.train if pool.name in wanted])
     if data.split == "supervised":
         return _supervised(store, pools, parts, evaluation, task, _item_shape(store))
     return _episodic(store, parts, split_by, task, evaluation)
+
+
+@functools.lru_cache(maxsize=2)
+def _split_album(settings: str, place: Callable):
+    """The album, its store, its parts and what they are split by; shared by problems that differ in `train_on`."""
+    given = ConfigDict(json.loads(settings))
+    pools, store = _stored_album(json.dumps(_reading(given.data)), place)
+    return pools, store, *_split(pools, given.data, given.task)
+
+
+def _check_train_on(data, wanted: Sequence[str]) -> None:
+    """Refuses data sets to train on that there are not, before the album is read."""
+    if wanted and data.split not in ("within", "images"):
+        raise ConfigError(
+            f"data.train_on names data sets to train on, and data.split={data.split!r} chooses them by itself: use "
+            "'images' or 'within', or leave data.train_on empty."
+        )
+    if wanted:
+        _refuse_unknown(wanted, album_names(data))
+
+
+def _refuse_unknown(wanted: Sequence[str], known: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, cutoff=0.0)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(
+                f"data.train_on has {name!r}, which is no data set that can be trained on here.{hint} There are: "
+                f"{', '.join(known)}."
+            )
+
+
+def whole_pools(data: ConfigDict, place: Callable) -> list[Pool]:
+    """The data sets of an album before any split, read once per process."""
+    return _stored_album(json.dumps(_reading(data)), place)[0]
 
 
 def album_names(data: ConfigDict) -> list[str]:
@@ -206,6 +247,8 @@ def _supervised(store, pools, parts, evaluation, task, shape) -> Problem:
         zip((p.name for p in pools), np.cumsum([0, *(len(p.classes) for p in pools)]), strict=False)
     )
     spec = TaskSpec("classify", shape, str(store.consts["x"].dtype), sum(len(p.classes) for p in pools))
+    if spec.num_outputs < 2:
+        raise ConfigError(f"{pools[0].name} has one class, so nothing can be learned of it: leave it out.")
 
     def source(chosen, seed, items):
         return sampler.labelled_items(store, chosen, firsts, seed=seed, items=items)

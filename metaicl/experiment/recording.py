@@ -23,7 +23,8 @@ class Evaluation(NamedTuple):
     """One thing to measure of a learner on a data set.
 
     Attributes:
-      kind: `main`, `shots` (a point of the shot curve) or `sweep` (a point of a curve over another setting).
+      kind: `main`, `shots` (a point of the shot curve) or `sweep` (a point of a curve over another setting). What is
+        `main` is recorded as `transfer` where the run trained on some of its data sets only (`data.train_on`).
       shots: support items per class.
       episodes: how many.
       variant: name of the variant of the learner; "" for itself.
@@ -108,11 +109,18 @@ def _record(run, replica, name, meta, step, split, held, evaluation, progress) -
     return about | dict(evaluation.beside) | _rounded(result)
 
 
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """The config as config.json holds it: what a run does, not where its data are kept."""
+    plain = as_json(config)
+    plain.get("data", {}).pop("cache", None)
+    return plain
+
+
 def head(
     run, replica, name: str, meta: Meta, step: int, split: str, held: TestSet, evaluation: Evaluation
 ) -> dict[str, Any]:
     """What a record says beside its values."""
-    e = run.config.evaluate
+    e, some = run.config.evaluate, list(replica.config.data.get("train_on", ()))
     return {
         "run": run.name,
         "replica": replica.name,
@@ -122,7 +130,7 @@ def head(
         "domain": held.domain,
         "split": split,
         "split_by": held.split_by,
-        "evaluation": evaluation.kind,
+        "evaluation": "transfer" if some and evaluation.kind == "main" else evaluation.kind,
         "ways": held.ways,
         "shots": evaluation.shots,
         "queries": held.queries,
@@ -130,7 +138,7 @@ def head(
         "seed": replica.config.seed,
         "step": step,
         "episodes": {"seed": e.seed + (split == "validation"), "start": 0, "count": evaluation.episodes},
-    }
+    } | ({"train_on": some} if some else {})
 
 
 def check_finite(loss: np.ndarray, name: str, held: TestSet, evaluation: Evaluation) -> None:

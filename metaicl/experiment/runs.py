@@ -26,7 +26,7 @@ from metaicl.experiment import sequential
 from metaicl.experiment.measuring import Measurement
 from metaicl.experiment.probing import probe_records, probed_weights, probes, probes_of
 from metaicl.experiment.problems import Problem, make_problem
-from metaicl.experiment.recording import evaluations, fits, records
+from metaicl.experiment.recording import evaluations, fits, identity, records
 from metaicl.files import write_text
 from metaicl.learners import Learner, Meta, make_learner
 from metaicl.train import Hooks, Schedule, TrainState, listed, train
@@ -96,7 +96,7 @@ class Run:
 
 def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) -> Run:
     """Builds a run, its problems and its learners, so that what is wrong with them is said at once."""
-    place = _placer(mesh)
+    place = sharding.placer(mesh)
     if config.evaluate.select not in ("best", "last"):
         raise ConfigError(
             f"evaluate.select is {config.evaluate.select!r}; use 'best' (in validation) or 'last'."
@@ -168,17 +168,11 @@ def _trace_once(function, treedef, shapes, of) -> None:
         jax.eval_shape(function, meta, episodes, jax.random.key(0), jax.ShapeDtypeStruct((), np.int32))
 
 
-@functools.lru_cache
-def _placer(mesh: Mesh):
-    """One function per mesh, so that equal data settings find what is placed already."""
-    return functools.partial(sharding.put_replicated, mesh)
-
-
 def execute(run: Run) -> None:
     """Trains, evaluates and records; an interrupted run goes on from its newest checkpoint."""
     check_folder(run)
     if jax.process_index() == 0:
-        write_text(run.folder / "config.json", json.dumps(_identity(run), indent=1, sort_keys=True))
+        write_text(run.folder / "config.json", json.dumps(identity(run.config), indent=1, sort_keys=True))
     lines, curves = [], []
     state = _train_main(run)
     for number, replica in enumerate(run.replicas):
@@ -213,20 +207,13 @@ def _chosen(run: Run, replica: Replica, state: TrainState | None, number: int) -
 def check_folder(run: Run | Measurement) -> None:
     """Refuses a folder that holds a run of another config, be it finished or not."""
     path = run.folder / "config.json"
-    changed = differences(json.loads(path.read_text()), _identity(run)) if path.exists() else []
+    changed = differences(json.loads(path.read_text()), identity(run.config)) if path.exists() else []
     if sharding.agreed(len(changed)):
         shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise ConfigError(
             f"{run.folder} holds a run of another config ({shown}). "
             "Choose another --workdir, or delete that folder."
         )
-
-
-def _identity(run: Run | Measurement) -> dict[str, Any]:
-    """The config as config.json holds it: what the run does, not where its data are kept."""
-    identity = as_json(run.config)
-    identity.get("data", {}).pop("cache", None)
-    return identity
 
 
 def _training(config: ConfigDict, name: str) -> ConfigDict:

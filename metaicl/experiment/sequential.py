@@ -21,7 +21,7 @@ from metaicl import curricula, sharding
 from metaicl.configuration import ConfigError, as_json
 from metaicl.episode import Source, Stage, replicate
 from metaicl.evaluate import evaluate
-from metaicl.experiment.ordering import ORDERS, check_order_settings, check_probe, order_of
+from metaicl.experiment.ordering import BY_EASE, ORDERS, check_order_settings, check_probe, order_of
 from metaicl.experiment.problems import album_names, cache_folder
 from metaicl.experiment.recording import Evaluation, check_finite, records
 from metaicl.files import load_arrays, save_arrays, write_text
@@ -192,7 +192,8 @@ def check_sequence(run, training: ConfigDict) -> None:
         )
     except ValueError as error:
         raise ConfigError(f"sequence: {error}") from error
-    check_probe(s, pools)
+    if s.order in BY_EASE:
+        check_probe(pools[0], as_json(s.probe), "sequence.probe")
 
 
 # What is known after each stage

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from metaicl.models.convolution import ConvStack
+from metaicl.models.squeezenet import load_squeezenet, squeezenet
 
 Normalization = Literal["none", "unit", "sqrt_unit"]
 
@@ -151,7 +152,37 @@ def conv(
     return _network(module, (2, *x_shape), apply, spec.shape[-1], independent=norm != "batch", masked=True)
 
 
-ENCODERS: dict[str, Callable[..., Network]] = {"identity": identity, "mlp": mlp, "conv": conv}
+def squeezenet_encoder(
+    x_shape, *, dtype, task_batched, weights: str = "", normalize: Normalization = "none"
+) -> Network:
+    """SqueezeNet 1.1 up to its global average, to be trained on: `[n, h, w, 3]` of 0..255 to `[n, 512]`.
+
+    It starts from the pretrained `weights` (a safetensors file), or at random if none are given. The features are
+    normalised as those of `identity`, so that `normalize="sqrt_unit"` starts where frozen features do.
+    """
+    del task_batched
+    if dtype != "float32":
+        raise ValueError(f"Encoder 'squeezenet' computes in float32, not in {dtype}.")
+    net = squeezenet()
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    jax.eval_shape(net.apply, shapes, jnp.zeros((1, *x_shape), jnp.uint8))  # refuses what are no such images
+
+    def init(key):
+        return load_squeezenet(weights) if weights else net.init(key)
+
+    def apply(params, x, mask):
+        del mask
+        return normalized(net.apply(params, x), normalize)
+
+    return Network(init, apply, net.width)
+
+
+ENCODERS: dict[str, Callable[..., Network]] = {
+    "identity": identity,
+    "mlp": mlp,
+    "conv": conv,
+    "squeezenet": squeezenet_encoder,
+}
 
 
 def flat(x: jax.Array) -> jax.Array:

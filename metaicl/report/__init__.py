@@ -36,7 +36,7 @@ def write_report(root: str | pathlib.Path) -> str:
     with the name of the folder.
     """
     # Here, so that tables alone do not load matplotlib.
-    from metaicl.report import figures, page, sequences, style
+    from metaicl.report import figures, page, sections, sequences, style
 
     root = pathlib.Path(root)
     runs = load_runs(root)
@@ -44,7 +44,10 @@ def write_report(root: str | pathlib.Path) -> str:
     groups = summaries(records)
     shots, sweeps = shot_records(records), sweep_records(records)
     looks = style.looks_of(groups, [*shots, *sweeps])
-    drawings = figures.draw_all(groups, shots, sweeps, runs, looks)
+    parts = sections.sections(records)
+    drawings = [drawing for part in parts for drawing in part.drawings]
+    drawings += figures.draw_all(groups, shots, sweeps, runs, looks)
+    staged = sequences.transfer_table(runs)
     command = root / "command.txt"
     contents = page.Contents(
         experiment=root.resolve().name,
@@ -54,16 +57,18 @@ def write_report(root: str | pathlib.Path) -> str:
         groups=groups,
         drawings=drawings,
         colors={pretty(label): look.color for label, look in looks.items()},
-        transfer=sequences.transfer_table(runs),
+        tables=[*([staged] if staged else []), *(part.table for part in parts)],
+        late=[table for part in parts for table in part.late],
     )
     (root / "figures").mkdir(exist_ok=True)
     for drawing in drawings:
         write_bytes(root / "figures" / f"{drawing.name}.png", drawing.png)
     rows = [*result_rows(records), *sequences.transfer_rows(runs)]
-    matrices = sequences.matrices(runs)
+    rows += [row for part in parts for row in part.rows]
+    matrices = sequences.matrices(runs) | {k: v for part in parts for k, v in part.matrices.items()}
     write_text(root / "results.json", _results(contents.experiment, contents.command, rows, matrices))
     write_text(root / "report.html", page.render(contents))
-    return terminal_text(groups, runs, contents.transfer)
+    return terminal_text(groups, runs, contents.tables)
 
 
 def summaries(records: Sequence[Record]) -> list[tuple[Group, Summary]]:
@@ -86,11 +91,11 @@ def markdown_table(records: Sequence[Record], by: str = "dataset", places: bool 
 
 
 def terminal_text(
-    groups: Sequence[tuple[Group, Summary]], runs: Sequence[Run], transfer: Table | None = None
+    groups: Sequence[tuple[Group, Summary]], runs: Sequence[Run], tables: Sequence[Table] = ()
 ) -> str:
-    """The headline tables for a terminal, that of transfer over stages, and which runs are still to come."""
+    """The headline tables for a terminal, those of single kinds of experiment, and which runs are still to come."""
     parts = [text(headline_table(group, summary)) for group, summary in groups]
-    parts += [text(transfer)] if transfer else []
+    parts += [text(table) for table in tables]
     unfinished = [run.name for run in runs if not run.records]
     if unfinished:
         parts.append(f"No records yet: {', '.join(unfinished)}.\n")

@@ -63,7 +63,8 @@ class Contents(NamedTuple):
     groups: list[tuple[Group, Summary]]
     drawings: list[Drawing]
     colors: dict[str, str]  # a learner's readable name -> its colour in the figures
-    transfer: Table | None = None  # of runs that trained in stages
+    tables: Sequence[Table] = ()  # of single kinds of experiment: training in stages, distance and transfer
+    late: Sequence[Table] = ()  # by data set, behind the figures
 
 
 def _table(table: Table, colors: dict[str, str]) -> str:
@@ -78,6 +79,10 @@ def _table(table: Table, colors: dict[str, str]) -> str:
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
     inside = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody>"
     return f'<div class="scroll"><table>{inside}</table></div><ul class="notes">{notes}</ul>'
+
+
+def _titled(table: Table) -> str:
+    return f"<h2>{html.escape(table.title.capitalize())}</h2>{_table(table, {})}"
 
 
 def _means_first(table: Table) -> Table:
@@ -160,11 +165,10 @@ def render(contents: Contents) -> str:
     for group, summary in contents.groups:
         table = _means_first(headline_table(group, summary, both=True))
         parts += [f"<h2>{html.escape(group.title.capitalize())}</h2>", _table(table, contents.colors)]
-    if contents.transfer:
-        title_of_it = html.escape(contents.transfer.title.capitalize())
-        parts += [f"<h2>{title_of_it}</h2>", _table(contents.transfer, {})]
+    parts += [_titled(table) for table in contents.tables]
     if contents.drawings:
         parts += ["<h2>Figures</h2>", *(_figure(drawing) for drawing in contents.drawings)]
+    parts += [_titled(table) for table in contents.late]
     for group, summary in contents.groups:
         table = dataset_table(group, summary)
         parts += [f"<h2>{html.escape(table.title.capitalize())}</h2>", _table(table, contents.colors)]

@@ -20,6 +20,8 @@ Record = dict[str, Any]
 # Below this many classes the episodes of a data set repeat the same few problems: its interval is too narrow.
 FEW_CLASSES = 10
 
+OF_DATA = ("distance", "ease")  # evaluations of data sets, not of learners
+
 DEFAULTS = {
     "replica": "",
     "trained": False,
@@ -204,6 +206,7 @@ def protocol(records: list[Record]) -> str:
 
 def headline_groups(records: list[Record]) -> list[Group]:
     """The records of the headline tables: test split, main protocol, a group for each metric and setting."""
+    records = [r for r in records if r["evaluation"] not in OF_DATA]
     chosen = [r for r in records if r["evaluation"] == "main"]
     if not chosen:
         most = max((r["shots"] or 0 for r in records), default=0)

@@ -48,7 +48,7 @@ def result_rows(records: Sequence[Record]) -> list[dict]:
     for r in records:
         shared = {k: r[k] for k in ("run", "learner", "dataset", "domain", "split")}
         rest = {k: r[k] for k in ("ways", "shots", "seed", "step", "evaluation", "replica", "classes")}
-        rest |= {k: r[k] for k in ("setting", "value")} if r["evaluation"] == "sweep" else {}
+        rest |= {k: r[k] for k in ("setting", "value")} if r["setting"] else {}
         episodes = max(len(v) for v in r["values"].values())
         found = [(metric, mean_interval(values), len(values)) for metric, values in r["values"].items()]
         bins = pooled_bins([r])

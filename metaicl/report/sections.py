@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the report of one kind of experiment has beside the comparison of learners: a table, rows, figures."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from metaicl.report import difficulty, relation_figures, relations
+from metaicl.report.reading import Record
+from metaicl.report.style import STYLE, Drawing
+from metaicl.report.tables import Table
+
+
+class Section(NamedTuple):
+    """A headline table, those to stand behind the figures, what goes to `results.json`, and figures."""
+
+    table: Table
+    late: list[Table]
+    rows: list[dict]
+    matrices: dict[str, dict]
+    drawings: list[Drawing]
+
+
+def sections(records: Sequence[Record]) -> list[Section]:
+    """The sections that the records of an experiment have enough for."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        return [section for section in (_relation(records), _difficulty(records)) if section]
+
+
+def _relation(records: Sequence[Record]) -> Section | None:
+    study = relations.load_study(records)
+    if study is None:
+        return None
+    found = relations.findings(study)
+    return Section(
+        relations.finding_table(study, found),
+        [relations.target_table(study)],
+        relations.relation_rows(study, found),
+        relations.relation_matrices(study),
+        relation_figures.draw_relations(study, found),
+    )
+
+
+def _difficulty(records: Sequence[Record]) -> Section | None:
+    found = difficulty.load_difficulty(records)
+    if found is None:
+        return None
+    rows, drawing = difficulty.difficulty_rows(found), difficulty.draw_difficulty(found)
+    return Section(difficulty.difficulty_table(found), [], rows, {}, [drawing])
