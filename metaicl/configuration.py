@@ -95,20 +95,28 @@ def _typed(key: str, raw: str, default: Any) -> Any:
 def overridden(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     """A copy with some values replaced: `{"data.held_out": "plants"}` or `{"data": {"held_out": "plants"}}`.
 
+    A part of the config that is empty, such as `replicas`, may be filled with anything.
+
     Raises:
       ConfigError: for a key that the config does not have, naming the nearest, or a value of another type.
     """
     result = copy.deepcopy(config)
     known = dict(leaves(config))
+    empty = [name for name, value in known.items() if isinstance(value, ConfigDict)]
     for key, value in leaves(overrides):
         *parents, last = key.split(".")
+        open_ended = any(key.startswith(f"{name}.") for name in empty)
         node: Any = result
         for parent in parents:
+            if open_ended and isinstance(node, ConfigDict) and parent not in node:
+                with node.unlocked():
+                    node[parent] = ConfigDict()
             node = node.get(parent) if isinstance(node, ConfigDict) else None
-        if not isinstance(node, ConfigDict) or last not in node:
+        if not isinstance(node, ConfigDict) or (last not in node and not open_ended):
             raise ConfigError(_unknown("config key", key, known))
         try:
-            node[last] = value
+            with node.unlocked():
+                node[last] = value
         except TypeError as error:
             kind = type(node[last]).__name__
             raise ConfigError(f"{key}={value!r} is not of the type {kind} that {key!r} has.") from error

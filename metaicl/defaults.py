@@ -56,6 +56,21 @@ def omniglot(folder: str, download: bool, split: str) -> dict[str, Any]:
     )
 
 
+def functions(dimensions: int, **given: Any) -> dict[str, Any]:
+    """`config.data` of a mixture of function classes on N(0, I) inputs, without curriculum; see `data.functions`."""
+    part = dict(
+        kind="functions",
+        dimensions=dimensions,
+        classes={},  # by name: kind and settings
+        weights={},  # of those that are trained on, by name; 1 in sum
+        inputs=dict(distribution="gaussian", interval=(-5.0, 5.0), scale=1.0, shift="none"),
+        fewest=-1,  # 0 and up: contexts of varied length, from so many points on
+        curriculum=dict(every=0, dimensions=5, points=11, more_points=2, batch=64),  # every=0: none
+        test=(),
+    )
+    return _filled("functions", part, given)
+
+
 def classification(*, ways: int, shots: int, **given: Any) -> dict[str, Any]:
     """`config.task` of N-way K-shot episodes: one query a class, tested with as many shots as trained."""
     part = dict(
@@ -105,6 +120,7 @@ def evaluation(**given: Any) -> dict[str, Any]:
         shot_curve_episodes=0,
         fits=0,
         probes={},
+        compare=(),  # pairs of labels of replicas whose answers are compared
         point=dict(setting="", value=0.0),
     )
     return _filled("evaluation", part, given)

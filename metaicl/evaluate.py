@@ -93,18 +93,28 @@ def _joined(values: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def answers(
-    spec: TaskSpec, learner: Learner, meta: Meta, source: Source, episodes: Sequence[int], *, seed: int = 0
+    spec: TaskSpec,
+    learner: Learner,
+    meta: Meta,
+    source: Source,
+    episodes: Sequence[int],
+    *,
+    seed: int = 0,
+    shots: int = ALL_SHOTS,
 ) -> tuple[Episode, np.ndarray]:
     """The given episodes themselves and the answers to their queries, `[B, Q, N]`, as `evaluate` sees them."""
     run, host_batch = _answerer(spec, learner, source.build), _host_batch(source, episodes)
-    return jax.device_get(run(meta, source.consts, host_batch, np.asarray(episodes), np.uint32(seed)))
+    numbers = np.asarray(episodes), np.int32(shots), np.uint32(seed)
+    return jax.device_get(run(meta, source.consts, host_batch, *numbers))
 
 
 @functools.lru_cache(maxsize=64)
 def _answerer(spec: TaskSpec, learner: Learner, build: Callable) -> Callable:
     @jax.jit
-    def run(meta, consts, host_batch, indices, seed):
+    def run(meta, consts, host_batch, indices, shots, seed):
         episodes, keys = _built(build, consts, host_batch, indices, seed)
+        limited = jax.vmap(limit_shots, in_axes=(0, None))(episodes.support, shots)
+        episodes = Episode(limited, episodes.query)
         return episodes, jax.vmap(lambda e, k: answer(spec, learner, meta, e, k))(episodes, keys)
 
     return run

@@ -126,6 +126,21 @@ def test_of_many_known_keys_the_nearest_are_shown(config):
     assert str(error.value).count("learner_") < 45
 
 
+def test_what_is_empty_may_be_filled_with_anything(config):
+    with config.unlocked():
+        config.replicas, config.data.classes = {}, {}
+    filled = {"replicas": {"seed=1": {"seed": 1}}, "data.classes": {"a": {"kind": "line", "of": ("b", "c")}}}
+    result = overridden(config, filled)
+    assert result.replicas.to_dict() == filled["replicas"]
+    assert result.data.classes.to_dict() == filled["data.classes"]
+    assert not config.replicas and not config.data.classes
+    assert overridden(result, {"replicas.seed=1.seed": 2}).replicas["seed=1"].seed == 2
+    with pytest.raises(ConfigError, match=r"Unknown config key 'data\.classes\.a\.kin'; did you mean"):
+        overridden(result, {"data.classes.a.kin": "sinusoid"})  # no longer empty
+    with pytest.raises(ConfigError, match=r"Unknown config key .replica\.x"):
+        overridden(config, {"replica.x": 1})
+
+
 def test_an_override_of_another_type_is_refused(config):
     with pytest.raises(ConfigError, match=r"train\.steps='many' is not of the type int"):
         overridden(config, {"train.steps": "many"})

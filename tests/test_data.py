@@ -14,7 +14,7 @@ from tiny import cache, tiny_config  # noqa: F401 (a fixture)
 
 from metaicl import sharding
 from metaicl.data import sampler, splits
-from metaicl.data.functions import linear_functions
+from metaicl.data.functions import prompts
 from metaicl.data.pipeline import open_batches
 from metaicl.data.pool import Pool
 from metaicl.episode import Examples, Source, limit_shots, replicate
@@ -354,6 +354,12 @@ def test_limited_shots_are_the_first_real_ones_of_every_class():
     assert limit_shots(points, 2).mask.tolist() == [1, 0, 1, 0]
 
 
+def noisy_functions(seed, dimensions):
+    """Linear functions with a noise that grows with the seed."""
+    classes = {"noisy": {"kind": "noisy_linear", "noise": 0.1 * seed}}
+    return prompts(seed=seed, dimensions=dimensions, points=3, classes=classes, weights={"noisy": 1.0})
+
+
 def test_replicas_share_what_is_one_object_and_stack_the_rest():
     sources = [source_of(seed) for seed in (1, 2)]
     both = replicate(sources)
@@ -361,14 +367,13 @@ def test_replicas_share_what_is_one_object_and_stack_the_rest():
     one = both.indices(7)
     for r, source in enumerate(sources):
         equal({name: column[r] for name, column in one.items()}, source.indices(7))
-    made = [linear_functions(seed=s, dimensions=2, points=3, noise=0.1 * s) for s in (1, 2)]
-    functions = replicate(made)
-    assert functions.const_axes == {"seed": 0, "noise": 0}
+    functions = replicate([noisy_functions(seed, dimensions=2) for seed in (1, 2)])
+    assert set(jax.tree.leaves(functions.const_axes)) == {0}
     np.testing.assert_array_equal(functions.consts["seed"], [1, 2])
-    np.testing.assert_allclose(functions.consts["noise"], [0.1, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(functions.consts["classes"][0]["parts"][0]["noise"], [0.1, 0.2], rtol=1e-6)
 
 
 def test_replicas_of_different_programs_are_refused():
-    parts = [linear_functions(seed=1, dimensions=d, points=3) for d in (2, 3)]
+    parts = [noisy_functions(1, dimensions=d) for d in (2, 3)]
     with pytest.raises(ValueError, match=r"Replicas must share one program.*as separate runs"):
         replicate(parts)

@@ -110,15 +110,16 @@ def test_training_helps(tmp_path, cache):  # noqa: F811
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["supervised", "linear_functions"])
+@pytest.mark.parametrize("kind", ["supervised", "functions"])
 def test_other_kinds_of_problems_go_from_config_to_report(kind, tmp_path, cache, capsys):  # noqa: F811
     overrides = {"train.steps": 3, "train.batch": 2, "train.checkpoint_every": 2, "evaluate.episodes": 4}
     overrides |= {"train.log_every": 1, "evaluate.batch": 2, "train.warmup": 0}
     argument = f"datasets=gears+tissues,cache={cache}"
-    if kind == "linear_functions":
-        argument = "dimensions=2,quick"
+    if kind == "functions":
+        argument = "learn,quick"
         overrides |= {"evaluate.shot_curve": (1, 4), "evaluate.shot_curve_episodes": 4}
         overrides |= {"train.validate_every": 3, "evaluate.validation_episodes": 4}
+        overrides |= {"data.curriculum.batch": 2}
     else:
         overrides |= {key: value for key, value in TINY.items() if "embedded" in key or "image_size" in key}
     config = f"--config={ROOT}/configs/{kind}.py:{argument}"

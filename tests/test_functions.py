@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from metaicl.data.functions import linear_functions, sinusoids
-from metaicl.data.pipeline import open_batches
+from metaicl.data.functions import sinusoids
 
 
 def drawn(count=400, **settings):
@@ -64,36 +63,3 @@ def test_function_depends_on_seed_and_number_alone():
 def test_ranges_must_rise():
     with pytest.raises(ValueError, match=r"phase is \(1, 1\)"):
         sinusoids(seed=0, points=1, queries=1, phase=(1.0, 1.0))
-
-
-# Linear functions
-
-
-def test_linear_functions_are_linear():
-    source = linear_functions(seed=3, dimensions=4, points=6, queries=5)
-    batch = next(open_batches(source, 8, threads=0))
-    made, info = jax.jit(source.build)(source.consts, batch, jax.random.key(0))
-    assert made.support.x.shape == (8, 6, 4) and made.query.y.shape == (8, 5, 1)
-    np.testing.assert_array_equal(info["index"], np.arange(8))
-    weights = []
-    for b in range(8):
-        w, *_ = np.linalg.lstsq(made.support.x[b], made.support.y[b], rcond=None)
-        np.testing.assert_allclose(made.query.x[b] @ w, made.query.y[b], atol=2e-4)
-        weights.append(w)
-    assert np.ptp(weights, axis=0).min() > 0.1
-
-
-def test_a_linear_function_depends_on_seed_and_number_alone():
-    def made(seed, numbers, **settings):
-        source = linear_functions(seed=seed, dimensions=3, points=4, **settings)
-        rows = [source.indices(i) for i in numbers]
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        return source.build(source.consts, batch, jax.random.key(len(numbers)))[0]
-
-    several, alone = made(1, [5, 0, 7]), made(1, [7])
-    np.testing.assert_array_equal(several.support.x[2], alone.support.x[0])
-    np.testing.assert_array_equal(several.query.y[2], alone.query.y[0])
-    assert np.abs(made(2, [7]).support.x - alone.support.x).max() > 0.1
-    noisy = made(1, [7], noise=0.1)
-    np.testing.assert_array_equal(noisy.support.x, alone.support.x)
-    assert 0 < np.abs(noisy.support.y - alone.support.y).max() < 0.5

@@ -22,7 +22,7 @@ import pytest
 
 from metaicl import sharding
 from metaicl.checkpoint import Checkpoints
-from metaicl.data.functions import linear_functions
+from metaicl.data.functions import prompts
 from metaicl.data.pipeline import open_batches
 from metaicl.episode import Stage, TaskSpec
 from metaicl.evaluate import evaluate
@@ -39,7 +39,8 @@ def train_and_answer(folder: pathlib.Path, mesh) -> dict[str, np.ndarray]:
     """Trains one stage, resumes from its checkpoint for another, and evaluates: arrays by name."""
     spec = TaskSpec("regress", (4,), "float32", 1)
     learner = make_learner("maml", spec, encoder="identity", inner_steps=1, order="first")
-    source = linear_functions(seed=1, dimensions=4, points=6, queries=3)
+    dense = {"dense": {"kind": "dense_linear"}}
+    source = prompts(seed=1, dimensions=4, points=6, queries=3, classes=dense, weights={"dense": 1.0})
     source = source._replace(consts=sharding.put_replicated(mesh, source.consts))
     optimizer = optax.sgd(0.05)
 

@@ -10,54 +10,18 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from metaicl.configuration import ConfigError, as_json
-from metaicl.data import functions, sampler, splits
+from metaicl.data import sampler, splits
 from metaicl.data.pool import Pool
-from metaicl.episode import Source, TaskSpec
-
-
-class TestSet(NamedTuple):
-    """Fixed episodes of one data set.
-
-    Attributes:
-      dataset, domain: names.
-      classes: number of classes that the episodes draw from; 0 where there are none.
-      split_by: what training and test do not share: `domains`, `classes`, `images` or `functions`.
-      ways, shots, queries: of an episode; queries in all.
-      source: where the episodes come from.
-    """
-
-    dataset: str
-    domain: str
-    classes: int
-    split_by: str
-    ways: int
-    shots: int
-    queries: int
-    source: Source
-
-
-class Problem(NamedTuple):
-    """What a learner is trained, selected and tested on.
-
-    Attributes:
-      spec: of the learner.
-      train: `(seed) -> Source`; where there are pools also `(seed, names of data sets) -> Source`, of these alone.
-      validation, test: the sets to choose by, and to report on.
-      pools: the parts of the data sets that are trained on in episodes.
-    """
-
-    spec: TaskSpec
-    train: Callable[..., Source]
-    validation: list[TestSet]
-    test: list[TestSet]
-    pools: Sequence[Pool] = ()
+from metaicl.episode import TaskSpec
+from metaicl.experiment.functions import mixture_problem, sinusoids_problem
+from metaicl.experiment.parts import Problem, TestSet
 
 
 def make_problem(config: ConfigDict, place: Callable) -> Problem:
@@ -80,48 +44,6 @@ def make_problem(config: ConfigDict, place: Callable) -> Problem:
 def _memoised_problem(parts: str, place: Callable) -> Problem:
     config = ConfigDict(json.loads(parts))
     return _PROBLEMS[config.data.kind](config.data, config.task, config.evaluate, place)
-
-
-def _linear_functions(data, task, evaluation, place) -> Problem:
-    """Dense linear functions, tested on functions of another seed."""
-    settings = dict(dimensions=data.dimensions, noise=data.noise)
-    spec = TaskSpec("regress", (data.dimensions,), "float32", 1)
-
-    def source(seed, queries):
-        made = functions.linear_functions(seed=seed, points=task.shots, queries=queries, **settings)
-        return made._replace(consts=place(made.consts))
-
-    def held(part, seed):
-        drawn = source(seed, task.test_queries)
-        return TestSet("dense_linear", "functions", 0, part, 1, task.shots, task.test_queries, drawn)
-
-    return Problem(
-        spec,
-        lambda seed: source(seed, task.queries),
-        [held("functions", evaluation.seed + 1)],
-        [held("functions", evaluation.seed)],
-    )
-
-
-def _sinusoids(data, task, evaluation, place) -> Problem:
-    """Sine curves, tested on curves of another seed, over a grid so that a fit can be drawn."""
-    spec = TaskSpec("regress", (1,), "float32", 1)
-
-    def source(seed, points, queries):
-        ranges = {name: tuple(data[name]) for name in ("amplitude", "phase", "interval")}
-        made = functions.sinusoids(seed=seed, points=points, queries=queries, grid=data.grid, **ranges)
-        return made._replace(consts=place(made.consts))
-
-    def held(seed):
-        drawn = source(seed, task.test_shots, task.test_queries)
-        return TestSet(data.name, "sinusoids", 0, "functions", 1, task.test_shots, task.test_queries, drawn)
-
-    return Problem(
-        spec,
-        lambda seed: source(seed, task.shots, task.queries),
-        [held(evaluation.seed + 1)],
-        [held(evaluation.seed)],
-    )
 
 
 def _album(data, task, evaluation, place) -> Problem:
@@ -268,9 +190,9 @@ def _supervised(store, pools, parts, evaluation, task, shape) -> Problem:
 
 _PROBLEMS = {
     "album": _album,
-    "linear_functions": _linear_functions,
+    "functions": mixture_problem,
     "published": _published,
-    "sinusoids": _sinusoids,
+    "sinusoids": sinusoids_problem,
 }
 
 

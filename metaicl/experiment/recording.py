@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from metaicl.configuration import as_json
 from metaicl.evaluate import answers, evaluate
-from metaicl.experiment.problems import TestSet
+from metaicl.experiment.parts import TestSet
 from metaicl.learners import Meta
 
 
@@ -41,8 +41,14 @@ class Evaluation(NamedTuple):
 
 
 def evaluations(config: ConfigDict, name: str, held: TestSet) -> list[Evaluation]:
-    """What is measured of the learner `name`: itself and its variants, the shot curve, and its own sweep."""
+    """What is measured of the learner `name`: itself and its variants, the shot curve, and its own sweep.
+
+    A test set that is a point of a curve is measured as that point alone.
+    """
     e, entry = config.evaluate, as_json(config.learners[name])
+    if held.setting:
+        beside = {"setting": held.setting, "value": held.value}
+        return [Evaluation("sweep", held.shots, e.episodes, beside=beside)]
     found = [Evaluation("main", held.shots, e.episodes)]
     for variant, settings in entry.get("variants", {}).items():
         found.append(Evaluation("main", held.shots, e.episodes, variant, settings))
@@ -77,7 +83,7 @@ def records(run, replica, name: str, meta: Meta, step: int) -> list[dict[str, An
         total=total, desc=f"  {name}", unit="episode", leave=False, file=sys.stderr, disable=quiet
     ) as bar:
         found = [_record(run, replica, name, meta, step, *job, bar.update) for job in jobs]
-    return placed(found, run.config.evaluate.point)
+    return placed(found, replica.config.evaluate.point)
 
 
 def placed(found: list[dict[str, Any]], point: ConfigDict) -> list[dict[str, Any]]:
@@ -106,7 +112,13 @@ def _record(run, replica, name, meta, step, split, held, evaluation, progress) -
     )
     check_finite(result["values"]["loss"], name, held, evaluation)
     about = head(run, replica, name, meta, step, split, held, evaluation)
-    return about | dict(evaluation.beside) | _rounded(result)
+    return about | dict(evaluation.beside) | _rounded(result, held.scale)
+
+
+def label_of(run, replica, name: str) -> str:
+    """What a learner is called in the report: by its name in the config, or as its replica says (`label`)."""
+    label = replica.config.get("label", "")
+    return label if label and name == run.config.learner else name
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
@@ -124,7 +136,7 @@ def head(
     return {
         "run": run.name,
         "replica": replica.name,
-        "learner": f"{name} {evaluation.variant}".strip(),
+        "learner": f"{label_of(run, replica, name)} {evaluation.variant}".strip(),
         "trained": step > 0 and bool(jax.tree.leaves(meta.params)),
         "dataset": held.dataset,
         "domain": held.domain,
@@ -157,10 +169,12 @@ def short(values: Mapping[str, np.ndarray], digits: int = 5) -> dict[str, list[f
     return {k: [float(f"{v:.{digits}g}") for v in np.asarray(column)] for k, column in values.items()}
 
 
-def _rounded(result: dict[str, Any]) -> dict[str, Any]:
-    """Per-episode values in the names of the report: losses are `nll` or `mse`."""
+def _rounded(result: dict[str, Any], scale: float) -> dict[str, Any]:
+    """Per-episode values in the names of the report: losses are `nll` or `mse`, and with a scale `error` first."""
     values = dict(result["values"])
     values["nll" if "accuracy" in values else "mse"] = values.pop("loss")
+    if scale:
+        values = {"error": values["mse"] / scale} | values
     record: dict[str, Any] = {"values": short(values)}
     if result["calibration"]:
         record["calibration"] = short(result["calibration"], 6)
@@ -171,8 +185,9 @@ def fits(run, replica, name: str, meta: Meta) -> list[dict[str, Any]]:
     """Curves to draw for learners of y = f(x): the first test episodes at every point of the learner's sweep."""
     found = []
     count = run.config.evaluate.fits
-    for held in replica.problem.test:
-        for evaluation in sweep(run.config, name, held) if count else ():
+    for held in replica.problem.test if count else ():
+        asked = sweep(run.config, name, held) or evaluations(run.config, name, held)[:1]
+        for evaluation in () if held.setting else asked:
             learner = run.learner(name, evaluation.settings)
             episodes, outputs = answers(replica.problem.spec, learner, meta, held.source, range(count))
             for i in range(count):
@@ -183,6 +198,7 @@ def fits(run, replica, name: str, meta: Meta) -> list[dict[str, Any]]:
                     "support_x": episodes.support.x[i, :, 0],
                     "support_y": episodes.support.y[i, :, 0],
                 }
-                head = {"learner": name, "dataset": held.dataset, "episode": i, **evaluation.beside}
-                found.append(head | short(points, 4))
+                called = label_of(run, replica, name)
+                about = {"learner": called, "dataset": held.dataset, "episode": i, **evaluation.beside}
+                found.append(about | short(points, 4))
     return found

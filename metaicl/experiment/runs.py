@@ -23,6 +23,8 @@ from metaicl.data.pipeline import open_batches
 from metaicl.episode import Episode, Source, Stage, TaskSpec
 from metaicl.evaluate import evaluate, mean_score
 from metaicl.experiment import sequential
+from metaicl.experiment.comparing import check_comparisons, comparisons
+from metaicl.experiment.functions import check_curriculum
 from metaicl.experiment.measuring import Measurement
 from metaicl.experiment.probing import probe_records, probed_weights, probes, probes_of
 from metaicl.experiment.problems import Problem, make_problem
@@ -112,6 +114,8 @@ def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) ->
     if len(specs) > 1:
         raise ConfigError(f"The replicas of run {name!r} have tasks of different shapes: {specs}.")
     run = Run(name, config, folder, mesh, tuple(replicas))
+    check_comparisons(run)
+    check_curriculum(config, _training(config, config.learner).batch)
     if "sequence" in config:
         sequential.check_sequence(run, _training(config, config.learner))
     for learner in (config.learner, *config.baselines):
@@ -175,16 +179,17 @@ def execute(run: Run) -> None:
         write_text(run.folder / "config.json", json.dumps(identity(run.config), indent=1, sort_keys=True))
     lines, curves = [], []
     state = _train_main(run)
-    for number, replica in enumerate(run.replicas):
-        step, meta = _chosen(run, replica, state, number)
+    chosen = [_chosen(run, replica, state, number) for number, replica in enumerate(run.replicas)]
+    for replica, (step, meta) in zip(run.replicas, chosen, strict=True):
         lines += records(run, replica, run.config.learner, meta, step)
         lines += probe_records(run, replica, run.config.learner, meta, step)
         curves += fits(run, replica, run.config.learner, meta)
         _save_weights(run, replica, meta)
+    lines += comparisons(run, chosen)
     if "sequence" in run.config:
         lines += sequential.finish(run)
-    for replica in _distinct_problems(run):
-        for name in run.config.baselines:
+    for name in run.config.baselines:
+        for replica in _distinct_problems(run, name):
             meta, step = _fit_baseline(run, name, replica)
             lines += records(run, replica, name, meta, step)
             lines += probe_records(run, replica, name, meta, step)
@@ -319,9 +324,14 @@ def _unstacked(run: Run, meta: Meta, number: int) -> Meta:
     return jax.tree.map(lambda a: a[number], meta) if run.replica_names else meta
 
 
-def _distinct_problems(run: Run) -> list[Replica]:
-    """One replica per problem: replicas that differ in their seeds only share their baselines."""
-    return list({id(r.problem): r for r in reversed(run.replicas)}.values())[::-1]
+def _distinct_problems(run: Run, name: str) -> list[Replica]:
+    """One replica per problem: replicas that differ in their seeds only share their baselines.
+
+    To a baseline that is not trained, problems with the same test sets are one.
+    """
+    trained = run.config.learners[name].get("train", {}).get("steps", 0)
+    numbers = [id(r.problem if trained else r.problem.test) for r in run.replicas]
+    return list(dict(zip(reversed(numbers), reversed(run.replicas), strict=True)).values())[::-1]
 
 
 def _validate(run: Run, meta: Meta, number: int) -> dict[str, float]:

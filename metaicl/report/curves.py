@@ -97,9 +97,10 @@ def draw_learning(runs: Sequence[Run], look: dict[str, Look], metrics: Sequence[
 def _draw_learning(runs: Sequence[Run], look: dict[str, Look], metric: str) -> Drawing | None:
     """A line for every learner that was trained: the mean of its runs and replicas."""
     series = defaultdict(list)
-    learner_of = {run.name: run.config.get("learner") for run in runs}
-    for (run, _), points in _series(runs, "validation", metric).items():
-        learner = learner_of[run]
+    config_of = {run.name: run.config for run in runs}
+    for (run, replica), points in _series(runs, "validation", metric).items():
+        own = config_of[run].get("replicas", {}).get(replica, {})
+        learner = own.get("label") or config_of[run].get("label") or config_of[run].get("learner")
         if isinstance(learner, str) and len(points) > 1:
             series[learner].append(points)
     if not 1 < len(series) <= len(TRAINED) + len(MUTED):
@@ -247,7 +248,7 @@ def draw_fits(runs: Sequence[Run]) -> list[Drawing]:
     """For each data set of functions of one variable: what the learners answer at points of their sweep."""
     curves: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        for fit in run.fits:
+        for fit in (fit for fit in run.fits if "setting" in fit):
             curves[fit["dataset"]][fit["learner"]].append(fit)
     return [_draw_fits(dataset, learners) for dataset, learners in sorted(curves.items())]
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from metaicl.report.curves import draw_fits, draw_learning, draw_shots, draw_sweep, draw_training
+from metaicl.report.functions import are_functions, draw_functions
 from metaicl.report.reading import Group, Record, Run, higher_is_better, in_percent
 from metaicl.report.stage_figures import draw_stages
 from metaicl.report.statistics import Interval, Summary, calibration_error
@@ -79,6 +80,8 @@ def draw_places(group: Group, summary: Summary, look: dict[str, Look]) -> Drawin
     chance = chance_level(group.records)
     if chance is not None:
         axes.axvline(100 * chance, color=INK, lw=1, ls=DASHED, zorder=2)
+    if summary.metric == "error":  # from 1 down to what only rounding leaves
+        axes.set_xscale("log")
     axes.set_xlabel(metric_name(summary.metric))
     place = "held-out domain" if len(summary.domains) > 1 else "data set"
     axes.set_title(f"{metric_title(summary.metric)} per {place}")
@@ -178,7 +181,11 @@ def draw_all(
             ]
             drawings += [d._replace(name=d.name + suffix) for d in found if d]
         drawings += draw_stages(runs)
-        drawings += [draw_shots(shots, look), draw_sweep(sweeps, look), *draw_fits(runs)]
+        if are_functions([*shots, *sweeps]):
+            drawings += draw_functions(shots, sweeps, runs, look)
+        else:
+            drawings += [draw_shots(shots, look), draw_sweep(sweeps, look)]
+        drawings += draw_fits(runs)
         drawings += draw_learning(runs, look, [group.metric for group, _ in groups])
         drawings.append(draw_training(runs))
     return [drawing for drawing in drawings if drawing]

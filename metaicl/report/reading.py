@@ -255,3 +255,8 @@ def shot_records(records: list[Record]) -> list[Record]:
 def sweep_records(records: list[Record]) -> list[Record]:
     """The labelled records of curves over another setting than the number of shots, or []."""
     return label_learners([r for r in records if r["evaluation"] == "sweep"])
+
+
+def distance_records(records: list[Record]) -> list[Record]:
+    """The labelled records of how far two learners' answers lie apart over a setting, or []."""
+    return label_learners([r for r in records if r["evaluation"] == "distance" and r["setting"]])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaicl.report.reading import FEW_CLASSES, Group, Record, higher_is_better, in_percent, span
+from metaicl.report.reading import FEW_CLASSES, Group, Record, higher_is_better, in_percent, span, unit
 from metaicl.report.statistics import Interval, Summary, calibration_error, mean_interval, pooled_bins
 
 WIDTH = 120
@@ -207,7 +207,7 @@ def measured(records: Sequence[Record]) -> str:
         return f"{count} {word}{'' if count == 1 else 's'}"
 
     episodes = span([max(len(v) for v in r["values"].values()) for r in records])
-    seeds = {r["replica"] or r["seed"] for r in records if r["trained"]} or {r["seed"] for r in records}
+    seeds = {unit(r) for r in records if r["trained"]} or {unit(r) for r in records}
     parts = [
         f"{several(len({r['dataset'] for r in records}), 'data set')}"
         f" in {several(len({r['domain'] for r in records}), 'domain')}",
