@@ -5,7 +5,7 @@ Garg et al. 2022 (arXiv 2208.01066) train a causal Transformer on one class of f
 (arXiv 2311.00871) on mixtures of two, and find that it selects between them as well as specialists do, and answers
 neither well outside of both. A figure is a few runs; figures that need the same models share their runs.
 
-    python -m metaicl.main --config=configs/functions.py:figure=1        mixture against specialists
+    python -m metaicl.main --config=configs/functions.py                 figure 1: mixture against specialists
     python -m metaicl.main --config=configs/functions.py:figure=2        error over examples for seven weights
     python -m metaicl.main --config=configs/functions.py:figure=3        error over non-zeros; whom the mixture follows
     python -m metaicl.main --config=configs/functions.py:figure=4        lines, sinusoids and what lies between: fits
