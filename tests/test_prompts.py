@@ -423,7 +423,8 @@ def test_orthogonal_queries_leave_least_squares_nothing():
     assert abs(error.mean() - 1) < 5 * error.std() / 4000**0.5
 
 
-@pytest.mark.parametrize("settings", [{}, pytest.param({"fewest": 0}, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"fewest": 0}], ids=str)
 def test_both_transformers_learn_on_the_same_prompts(settings):
     spec = TaskSpec("regress", (5,), "float32", 1)
     source = prompts(
