@@ -61,6 +61,7 @@ ENDS, BETWEEN = (0.0, 0.5, 1.0), (0.1, 0.25, 0.75, 0.9)
 SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8), "large": (512, 16, 8)}
 SMALL_SIZES = {"tiny": (16, 1, 1), "small": (32, 2, 2), "standard": (64, 3, 2), "large": (96, 4, 4)}
 CURVES = dict(distribution="uniform", interval=(-5.0, 5.0))
+SLOPE, INTERCEPT = 0.2, math.sqrt(1 / 6)  # of lines, which so have the variance of sinusoids, 1/2
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 COVERAGES = (0.0, 0.01, 0.05, 0.2, 0.5)
 EXPONENTS = (4, 6, 8, 10, 12, 14, 16)
@@ -85,8 +86,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.task = dict(shots=2 * d, queries=2 * d if arg.learner == "in_context" else 1, test_queries=1)
     config.learners = learners("standard", arg)
     config.learner = arg.learner
-    # PLACE FOR BASELINES: kinds closed_form (least_squares, averaging, lasso), bayes_mixture, gradient_network and
-    # greedy_tree in `learners`, and in the "baselines" of the runs whose classes they fit.
     config.baselines = ("least_squares", "nearest_3")
     config.train = defaults.training(
         steps=steps,
@@ -121,10 +120,15 @@ def learners(size: str, arg: ConfigDict) -> dict:
     return {
         "causal": dict(kind="causal", max_points=101, width=width, **shape),
         "in_context": dict(kind="in_context", attention="packed", **split_width(width), **shape),
-        "least_squares": dict(kind="closed_form", method="ridge", penalty=1e-4, intercept=False),
+        "least_squares": dict(kind="least_squares"),
+        "averaging": dict(kind="averaging"),
+        "lasso": dict(kind="lasso", alpha=0.01),  # the penalty that the paper plots
         "ridge": dict(kind="closed_form", method="ridge", penalty=1.0, intercept=False),
-        "straight_line": dict(kind="closed_form", method="ridge", penalty=1e-4),
+        "straight_line": dict(kind="least_squares", intercept=True),
         "nearest_3": dict(kind="closed_form", method="knn", neighbours=3),
+        "network": dict(kind="scratch"),
+        "tree": dict(kind="greedy_tree"),
+        "bayes": dict(kind="bayes_mixture", noise=1e-3, components={}),
     }
 
 
@@ -193,10 +197,15 @@ def dense_sparse(weights: tuple[float, ...], steps: int | None):
             )
             for s in nonzeros
         ]
+        few = 2 if d > 3 else 1
         whole = {
+            "baselines": ("bayes", "least_squares", "lasso", "averaging", "nearest_3"),
+            "learners.bayes.components": dict(
+                dense=dict(kind="dense_linear", weight=0.5),
+                sparse=dict(kind="sparse_linear", nonzeros=few, weight=0.5),
+            ),
             "data.classes": dict(
-                dense=dict(kind="dense_linear"),
-                sparse=dict(kind="sparse_linear", nonzeros=2 if d > 3 else 1),
+                dense=dict(kind="dense_linear"), sparse=dict(kind="sparse_linear", nonzeros=few)
             ),
             "data.weights": dict(dense=0.5, sparse=0.5),
             "data.test": (*plain("dense", "sparse"), *sweep),
@@ -225,7 +234,7 @@ def one_dimension(arg: ConfigDict) -> dict:
         "data.dimensions": 1,
         "data.inputs": CURVES,
         "data.classes": dict(
-            line=dict(kind="line", slope=0.2, intercept=math.sqrt(1 / 6)),
+            line=dict(kind="line", slope=SLOPE, intercept=INTERCEPT),
             sine=dict(kind="sinusoid", frequency=frequencies(arg)),
             combination=dict(kind="combination", of=("line", "sine"), share=(0.5, 0.5)),
         ),
@@ -273,7 +282,13 @@ def line_sine(d, arg):
         "data.test": (*plain("line", "sine", "combination"), *sweep_of_shares(), *sweep_of_frequencies(arg)),
         "replicas": pair("line", "sine", ENDS, arg),
         "evaluate.compare": compared("line", "sine", arg),
-        "baselines": ("straight_line", "nearest_3"),
+        "baselines": ("bayes", "straight_line", "nearest_3"),
+        # What the grid of frequencies and phases leaves of a curve is below this noise.
+        "learners.bayes.noise": 0.02,
+        "learners.bayes.components": dict(
+            line=dict(kind="curve", share=(0.0, 0.0), slope=SLOPE, intercept=INTERCEPT, weight=0.5),
+            sine=dict(kind="curve", frequency=frequencies(arg), cells=(1, 1, 24, 32), weight=0.5),
+        ),
     }
 
 
@@ -292,6 +307,7 @@ def two_classes(first: str, second: str):
             classes["tree"]["scale"] = (math.sqrt(d), math.sqrt(d))
         between = dict(kind="combination", of=(first, second), share=(0.5, 0.5))
         return curriculum(arg, shots + 1, later=True) | {
+            "baselines": ("network", *(["least_squares"] if first == "dense" else ["tree"]), "nearest_3"),
             "data.classes": classes | dict(combination=between),
             "data.weights": {first: 0.5, second: 0.5},
             "data.test": (*plain(first, second), *sweep_of_shares()),
@@ -318,6 +334,11 @@ def specialists(names: tuple[str, ...], shifts: bool, points: int):
         shots = points - 1 if arg.full else 2 * d
         models = {f"{n} only": {f"data.weights.{m}": float(n == m) for m in names} for n in names}
         return curriculum(arg, shots + 1, later=not shifts) | {
+            "baselines": (
+                ("least_squares", "lasso", "averaging", "nearest_3")
+                if shifts
+                else ("network", "tree", "least_squares", "nearest_3")
+            ),
             "data.classes": kinds,
             "data.weights": {name: float(name == names[0]) for name in names},
             "data.test": (*plain(*names), *(shifted_sets(d) if shifts else plain("dense"))),
@@ -423,12 +444,17 @@ def diversity(d, arg):
 
 def learn(d, arg):
     """Dense functions alone, noiseless and noisy, long enough to be learned on two cores."""
+    rescaled = math.sqrt(d / (d + 0.5**2))  # noisy functions have the variance of noiseless ones
     return curriculum(arg, 2 * d + 1) | {
         "data.classes": dict(dense=dict(kind="dense_linear"), noisy=dict(kind="noisy_linear", noise=0.5)),
         "data.weights": dict(dense=0.5, noisy=0.5),
         "data.test": plain("dense", "noisy"),
         "replicas": replicas({"dense and noisy": {}}, arg),
-        "baselines": ("least_squares", "ridge", "nearest_3"),
+        "baselines": ("bayes", "least_squares", "ridge", "averaging", "nearest_3"),
+        "learners.bayes.components": dict(
+            dense=dict(kind="dense_linear", weight=0.5),
+            noisy=dict(kind="dense_linear", weight=0.5, scale=rescaled, noise=0.5 * rescaled),
+        ),
         "learners.ridge.penalty": 0.25,
     }
 

@@ -15,8 +15,16 @@ from synthetic import ADAM, ATTENTION, BATCH, GROUP, IMAGES, INNER, MLP, POINTS,
 from metaicl.episode import Episode, TaskSpec, limit_shots
 from metaicl.learners import LEARNERS, Learner, Meta, answer, make_learner
 
+PRIORS = {
+    "dense_linear": {"weight": 0.5},
+    "sparse_linear": {"weight": 0.3, "nonzeros": 2},
+    "finite_linear": {"weight": 0.2, "vectors": np.eye(5, 12)},
+}
+
 # (learner, what is special about the case, settings, tasks)
 TABLE = [
+    ("averaging", "plain", {}, (POINTS,)),
+    ("bayes_mixture", "linear", {"components": PRIORS, "noise": 0.5}, (POINTS,)),
     ("causal", "identity", SEQUENCE, (VECTORS, POINTS)),
     ("causal", "conv", SEQUENCE | GROUP | {"remat": True}, (IMAGES,)),
     ("closed_form", "centroid", {"method": "centroid"}, (VECTORS,)),
@@ -27,6 +35,8 @@ TABLE = [
     ("closed_form", "logistic", {"method": "logistic"}, (VECTORS,)),
     ("closed_form", "batch_norm", {"method": "ridge"} | BATCH, (IMAGES,)),
     ("geom", "small", {"label_width": 4, "layers": 1, "heads": 2, "mlp": 16}, (VECTORS, POINTS)),
+    ("greedy_tree", "shallow", {"depth": 2}, (POINTS,)),
+    ("greedy_tree", "whole", {"depth": None, "min_leaf": 2}, (POINTS,)),
     ("implicit_maml", "mlp", {"inner_steps": 3} | MLP, (VECTORS, POINTS)),
     ("in_context", "packed", ATTENTION | {"layers": 2}, (VECTORS, POINTS)),
     ("in_context", "joint", ATTENTION | {"attention": "joint", "fusion": "sum"}, (VECTORS,)),
@@ -39,6 +49,9 @@ TABLE = [
         (VECTORS,),
     ),
     ("in_context", "batch_norm", ATTENTION | BATCH, (IMAGES,)),
+    ("lasso", "intercept", {"alpha": 0.1, "intercept": True}, (POINTS,)),
+    ("least_squares", "plain", {}, (POINTS,)),
+    ("least_squares", "intercept", {"intercept": True}, (POINTS,)),
     ("maml", "mlp", INNER | MLP, (VECTORS, POINTS)),
     ("maml", "first", INNER | MLP | {"order": "first"}, (VECTORS,)),
     ("maml", "anil", INNER | MLP | {"adapted": "head"}, (VECTORS,)),
@@ -69,6 +82,8 @@ TABLE = [
     ),
     ("reptile", "whole", INNER | MLP | {"inner_batch": None}, (VECTORS,)),
     ("reptile", "batch_norm", INNER | BATCH | {"inner_batch": 4}, (IMAGES,)),
+    ("scratch", "whole", {"inner_steps": 3}, (POINTS,)),
+    ("scratch", "minibatches", {"inner_steps": 3, "inner_batch": 2, "inner_lr": 0.1}, (POINTS,)),
     ("supervised", "mlp", MLP, (VECTORS, POINTS)),
     ("supervised", "probe", {"encoder": "identity", "encoder_settings": {"normalize": "unit"}}, (VECTORS,)),
     ("supervised", "batch_norm", BATCH, (IMAGES,)),
@@ -77,6 +92,9 @@ CASES = [(kind, name, settings, spec) for kind, name, settings, specs in TABLE f
 # Every learner has a fast case; these add combinations of settings.
 SLOW = {
     "causal-identity-classify",
+    "greedy_tree-whole-regress",
+    "least_squares-intercept-regress",
+    "scratch-minibatches-regress",
     "closed_form-cosine-classify",
     "closed_form-batch_norm-classify",
     "in_context-joint-classify",

@@ -9,26 +9,37 @@ from collections.abc import Callable
 
 from metaicl.episode import TaskSpec
 from metaicl.learners.base import Learner, Meta, answer
+from metaicl.learners.bayes_mixture import bayes_mixture
 from metaicl.learners.causal import causal
 from metaicl.learners.closed_form import closed_form
+from metaicl.learners.greedy_tree import greedy_tree
 from metaicl.learners.implicit import implicit_maml
 from metaicl.learners.in_context import geom, in_context
+from metaicl.learners.lasso import lasso
+from metaicl.learners.least_squares import averaging, least_squares
 from metaicl.learners.maml import maml
 from metaicl.learners.prototypes import prototypes
 from metaicl.learners.reptile import reptile
+from metaicl.learners.scratch import scratch
 from metaicl.learners.supervised import supervised
 
 __all__ = ["LEARNERS", "Learner", "Meta", "answer", "make_learner"]
 
 LEARNERS: dict[str, Callable[..., Learner]] = {
+    "averaging": averaging,
+    "bayes_mixture": bayes_mixture,
     "causal": causal,
     "closed_form": closed_form,
     "geom": geom,
+    "greedy_tree": greedy_tree,
     "implicit_maml": implicit_maml,
     "in_context": in_context,
+    "lasso": lasso,
+    "least_squares": least_squares,
     "maml": maml,
     "prototypes": prototypes,
     "reptile": reptile,
+    "scratch": scratch,
     "supervised": supervised,
 }
 

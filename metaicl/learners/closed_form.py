@@ -40,7 +40,8 @@ def closed_form(
       neighbours: of `knn`; votes are counted.
       penalty: of `ridge` (lambda in |Xw - y|^2 + lambda |w|^2, centred, features of root mean square about 1
         suit about their width) and `logistic` (lambda in the sum of losses + lambda/2 |W|^2).
-      intercept: whether `ridge` has an unpenalised one (and centres); without, it goes through the origin.
+      intercept: whether `ridge` has an unpenalised one (and centres); without, it goes through the origin, and
+        where y = w.x + noise with w ~ N(0, I) it is Bayes-optimal at a penalty of the noise's variance.
       temperature: divides the answers; matters for probabilities, not for accuracy.
       whiten: whiten features by the within-class covariance of the training domains, which `meta_grad`
         accumulates in `carry` over the training episodes: train for as many steps as it needs data.
