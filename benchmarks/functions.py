@@ -11,9 +11,10 @@ is a C++ compiler; before timing, from the same weights and prompts, its gradien
 against the faster one.
 
 Lasso: alpha 0.01, no intercept, 1,280 noiseless prompts x 41 prefixes (0 to 40 examples), d = 20. The peer is a loop
-over scikit-learn's `Lasso` on float64 arrays, at the loosest of its tolerances at which its coefficients equal ours
-to 1e-4 on a sample of the prompts; its time is that of the sample, scaled up. That at its default tolerance, equal
-or not, stands beside it.
+over scikit-learn's `Lasso` on float64 arrays, at the loosest of its tolerances at which what it minimises is as small
+as ours to 1e-4 of it on a sample of the prompts; ours may nowhere be larger. (Coefficients cannot be asked to agree:
+where columns are nearly dependent scikit-learn stops at others that are almost as good. How many do is said.) Its
+time is that of the sample, scaled up. That at its default tolerance, equal or not, stands beside it.
 
 Replicas: one step of seven models side by side against seven steps of one, of the paper's tiny size. On an
 accelerator, `--peak` (its matrix products in TFLOP/s) gives the share of it that the training step uses.
@@ -116,10 +117,14 @@ def lasso(prompts: int, sample: int, rounds: int) -> dict[str, Any]:
     run = lambda: jax.block_until_ready(program(x, y))
     ours = np.asarray(run())[:sample]
     some = x[:sample].astype(np.float64), y[:sample].astype(np.float64)
-    apart = {t: np.abs(lasso_loop(*some, ALPHA, t) - ours).max() for t in TOLERANCES}
-    equal = next((t for t, value in apart.items() if value <= EQUAL["lasso"]), None)
-    if equal is None:
-        raise SystemExit(f"scikit-learn's coefficients are {apart} away from ours, by tolerance: not equal.")
+    reached = objectives(*some, ours)
+    theirs = {t: lasso_loop(*some, ALPHA, t) for t in TOLERANCES}
+    excess = {t: objectives(*some, found) / reached - 1 for t, found in theirs.items()}  # [sample, 40]
+    equal = next((t for t, value in excess.items() if value.max() <= EQUAL["lasso"]), None)
+    if equal is None or min(value.min() for value in excess.values()) < -EQUAL["lasso"]:
+        worst = {t: (value.min(), value.max()) for t, value in excess.items()}
+        raise SystemExit(f"scikit-learn's objective is {worst} of ours above ours, by tolerance: not equal.")
+    same = np.abs(theirs[equal] - ours).max(axis=-1) <= EQUAL["lasso"]
     work = {"ours": run, "sklearn": lambda: lasso_loop(*some, ALPHA, equal)}
     if equal != TOLERANCES[0]:
         work["sklearn_default"] = lambda: lasso_loop(*some, ALPHA, TOLERANCES[0])
@@ -132,11 +137,20 @@ def lasso(prompts: int, sample: int, rounds: int) -> dict[str, Any]:
         "lasso_prompts": prompts,
         "lasso_sample": sample,
         "lasso_tolerance": equal,
-        "lasso_distance": {f"{t:g}": float(f"{value:.2g}") for t, value in apart.items()},
+        "lasso_excess": {f"{t:g}": float(f"{value.max():.2g}") for t, value in excess.items()},
+        "lasso_same_coefficients": round(float(same.mean()), 4),
         "lasso_compile_s": round(compile_seconds, 2),
         "lasso_ms": {who: round(1e3 * median(values), 1) for who, values in scaled.items()},
         "lasso_raw_seconds": {who: [round(t, 4) for t in values] for who, values in seconds.items()},
     }
+
+
+def objectives(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What the Lasso minimises, for 1 and more examples: `[B, n, d]`, `[B, n]`, `[B, n, d]` -> `[B, n - 1]`."""
+    residual = y[:, None] - np.einsum("bnd,bkd->bkn", x, weights.astype(np.float64))
+    examples = np.arange(y.shape[1])
+    squares = np.einsum("bkn,kn->bk", residual**2, np.tri(len(examples), k=-1))
+    return (squares / 2 / np.maximum(examples, 1) + ALPHA * np.abs(weights).sum(-1))[:, 1:]
 
 
 def prefix_weights(x, y):

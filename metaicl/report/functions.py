@@ -180,8 +180,9 @@ def _finish(ax: Any, title: str, xlabel: str, ylabel: str) -> None:
 
 
 def _scale_x(ax: Any, records: Sequence[Record]) -> None:
-    """Logarithmic where the values span more than a factor of ten and none is 0."""
+    """Logarithmic where the values span more than a factor of ten and none is 0; whole numbers for whole numbers."""
     values = [record["value"] for record in records]
+    ax.xaxis.get_major_locator().set_params(integer=all(float(v).is_integer() for v in values))
     if min(values) > 0 and max(values) > 12 * min(values):
         ax.set_xscale("log", base=2 if all(math.log2(v).is_integer() for v in values) else 10)
 
