@@ -43,7 +43,7 @@ def draw_examples(records: Sequence[Record], look: dict[str, Look]) -> Drawing |
     axes = _grid(len(panels))
     for ax, ((dataset,), found) in zip(axes, panels.items(), strict=False):
         _lines(ax, found, "error", "shots", look)
-        _finish(ax, pretty(dataset), "examples in the context", "error / variance")
+        _finish(ax, found, pretty(dataset), "examples in the context")
     order = _order(records, look, "error")
     legend(axes[0], order, look, lines=True, chance=False)
     caption = (
@@ -62,7 +62,7 @@ def draw_settings(records: Sequence[Record], look: dict[str, Look]) -> Drawing |
     for ax, ((dataset, setting), found) in zip(axes, panels.items(), strict=False):
         _lines(ax, found, "error", "value", look)
         _scale_x(ax, found)
-        _finish(ax, pretty(dataset), pretty(setting), "error / variance")
+        _finish(ax, found, pretty(dataset), pretty(setting))
     order = _order(records, look, "error")
     legend(axes[0], order, look, lines=True, chance=False)
     over = ", ".join(dict.fromkeys(pretty(setting) for _, setting in panels))
@@ -170,21 +170,25 @@ def _lines(ax: Any, records: Sequence[Record], metric: str, field: str, look: di
         )
 
 
-def _finish(ax: Any, title: str, xlabel: str, ylabel: str) -> None:
-    """A logarithmic error axis with the error of answering 0 as a line."""
+def _finish(ax: Any, records: Sequence[Record], title: str, xlabel: str) -> None:
+    """A logarithmic error axis, with the error of answering 0 as a line; exact baselines may leave it below."""
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    ax.set_ylim(max(low, FLOOR), high)
+    trained = [np.mean(r["values"]["error"]) for r in records if r["trained"]]
+    ax.set_ylim(max(low, FLOOR, min(trained, default=0) / 20), high)
     ax.axhline(1.0, color=INK, lw=0.9, ls=DASHED, zorder=2)
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.set(title=title, xlabel=xlabel, ylabel="error / variance")
 
 
 def _scale_x(ax: Any, records: Sequence[Record]) -> None:
-    """Logarithmic where the values span more than a factor of ten and none is 0; whole numbers for whole numbers."""
+    """Logarithmic where the values span more than a factor of twelve and none is 0; whole ticks for whole values."""
+    from matplotlib.ticker import MaxNLocator
+
     values = [record["value"] for record in records]
-    ax.xaxis.get_major_locator().set_params(integer=all(float(v).is_integer() for v in values))
     if min(values) > 0 and max(values) > 12 * min(values):
         ax.set_xscale("log", base=2 if all(math.log2(v).is_integer() for v in values) else 10)
+    elif all(float(v).is_integer() for v in values):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _order(records: Sequence[Record], look: dict[str, Look], metric: str) -> list[str]:
