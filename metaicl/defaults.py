@@ -71,6 +71,31 @@ def functions(dimensions: int, **given: Any) -> dict[str, Any]:
     return _filled("functions", part, given)
 
 
+def text(dataset: str, **given: Any) -> dict[str, Any]:
+    """`config.data` of sentences: token ids of hashed words, of one pool a domain, split by domain."""
+    part = dict(
+        kind="text",
+        dataset=dataset,
+        folder="$METAICL_DATA/text",
+        by="domain",
+        longest=64,
+        buckets=(16, 32, 64),
+        weights="",
+        vocabulary=16384,
+        shape={},
+        pool="mean",
+        backbone="none",
+        cache="",
+        split="domain",
+        held_out="",
+        validation="",
+        fractions=(0.5, 0.25, 0.25),
+        split_seed=0,
+        min_classes=15,
+    )
+    return _filled("text", part, given)
+
+
 def classification(*, ways: int, shots: int, **given: Any) -> dict[str, Any]:
     """`config.task` of N-way K-shot episodes: one query a class, tested with as many shots as trained."""
     part = dict(

@@ -11,7 +11,7 @@ Shape legend, used in every docstring and bracket comment:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.struct
@@ -79,19 +79,23 @@ class Source(NamedTuple):
     """Where episodes come from; see the module `metaicl.data` for the ones that exist.
 
     Attributes:
-      indices: `(i) -> dict of small NumPy arrays`, the host's part of episode i; a pure function of (seed, i).
+      indices: `(i) -> dict of small NumPy arrays`, the host's part of episode i; a pure function of (seed, i). Where
+        there is a `width`, `(i, width=None)`: its items are to be `width` wide.
       consts: device-resident arrays (pools, backbone weights, mixture weights). They are *arguments* of the
         jitted step, never closures: no copy is baked into the program and every fold shares one program.
       build: `(consts, batch, key) -> (Episode, info)`, called inside the jitted step with the batch's leading
         axis B. Two sources with equal settings share one `build` object, so that they share one program.
       const_axes: the replica axis of each leaf of `consts`: None where the replicas share it, 0 where they
         do not. None for a source without replicas.
+      width: for items whose widths differ (sentences): `(numbers of all episodes of a batch) -> the width of its
+        items`, one of a few, each of which is compiled once. A pure function, so that all hosts agree.
     """
 
-    indices: Callable[[int], dict[str, np.ndarray]]
+    indices: Callable[..., dict[str, np.ndarray]]
     consts: PyTree
     build: Callable[[PyTree, PyTree, Array], tuple[Episode, PyTree]]
     const_axes: PyTree | None = None
+    width: Callable[[Sequence[int]], int] | None = None
 
 
 class Stage(NamedTuple):
@@ -101,6 +105,21 @@ class Stage(NamedTuple):
     source: Source
     steps: int
     reset_optimizer: bool = False
+
+
+def host_batch(
+    source: Source, episodes: Sequence[int], own: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
+    """The host's part of a batch of episodes, stacked.
+
+    Args:
+      source: where they come from.
+      episodes: numbers of all episodes of the batch, which decide its width.
+      own: numbers of those that this process serves; None for all.
+    """
+    width = () if source.width is None else (source.width(episodes),)
+    rows = [source.indices(i, *width) for i in (episodes if own is None else own)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def replicate(sources: list[Source]) -> Source:
@@ -125,12 +144,18 @@ def replicate(sources: list[Source]) -> Source:
     ]
     axes = [None if same else 0 for same in shared]
 
-    def indices(i: int) -> dict[str, np.ndarray]:
-        parts = [s.indices(i) for s in sources]
+    widths = [s.width for s in sources if s.width is not None]
+
+    def indices(i: int, *width: int) -> dict[str, np.ndarray]:
+        parts = [s.indices(i, *width) for s in sources]
         return {name: np.stack([p[name] for p in parts]) for name in parts[0]}
 
     return Source(
-        indices, jax.tree.unflatten(treedef, consts), sources[0].build, jax.tree.unflatten(treedef, axes)
+        indices,
+        jax.tree.unflatten(treedef, consts),
+        sources[0].build,
+        jax.tree.unflatten(treedef, axes),
+        (lambda episodes: max(width(episodes) for width in widths)) if widths else None,
     )
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaicl import losses
-from metaicl.episode import Array, Episode, PyTree, Source, TaskSpec, limit_shots
+from metaicl.episode import Array, Episode, PyTree, Source, TaskSpec, host_batch, limit_shots
 from metaicl.learners.base import Learner, Meta, answer
 
 ALL_SHOTS = 2**30
@@ -48,8 +48,8 @@ def evaluate(
     run = _evaluator(spec, learner, source.build)
     values: list[dict] = []
     totals: dict[str, np.ndarray] = {}
-    for count, padded, host_batch in _batches(source, episodes, batch):
-        result = run(meta, source.consts, host_batch, padded, np.int32(shots), np.uint32(seed))
+    for count, padded, host in _batches(source, episodes, batch):
+        result = run(meta, source.consts, host, padded, np.int32(shots), np.uint32(seed))
         result = jax.tree.map(lambda a: np.asarray(a, np.float64)[:count], result)
         values.append(result["values"])
         for name, column in result["calibration"].items():
@@ -69,8 +69,8 @@ def probed(
 ) -> dict[str, np.ndarray]:
     """What a probe says of the weights, for each of the given episodes: `{metric: float64 [episodes]}`."""
     run, values = _prober(probe, source.build), []
-    for count, padded, host_batch in _batches(source, episodes, batch):
-        result = run(params, source.consts, host_batch, padded)
+    for count, padded, host in _batches(source, episodes, batch):
+        result = run(params, source.consts, host, padded)
         values.append({name: np.asarray(column, np.float64)[:count] for name, column in result.items()})
     return _joined(values)
 
@@ -80,12 +80,7 @@ def _batches(source: Source, episodes: Sequence[int], batch: int):
     for start in range(0, len(episodes), batch):
         chosen = list(episodes[start : start + batch])
         padded = chosen + chosen[-1:] * (batch - len(chosen))
-        yield len(chosen), np.asarray(padded), _host_batch(source, padded)
-
-
-def _host_batch(source: Source, episodes: Sequence[int]) -> dict[str, np.ndarray]:
-    rows = [source.indices(i) for i in episodes]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        yield len(chosen), np.asarray(padded), host_batch(source, padded)
 
 
 def _joined(values: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -103,9 +98,9 @@ def answers(
     shots: int = ALL_SHOTS,
 ) -> tuple[Episode, np.ndarray]:
     """The given episodes themselves and the answers to their queries, `[B, Q, N]`, as `evaluate` sees them."""
-    run, host_batch = _answerer(spec, learner, source.build), _host_batch(source, episodes)
+    run, batch = _answerer(spec, learner, source.build), host_batch(source, episodes)
     numbers = np.asarray(episodes), np.int32(shots), np.uint32(seed)
-    return jax.device_get(run(meta, source.consts, host_batch, *numbers))
+    return jax.device_get(run(meta, source.consts, batch, *numbers))
 
 
 @functools.lru_cache(maxsize=64)

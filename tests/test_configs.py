@@ -11,10 +11,12 @@ import re
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from text_data import tiny_tensors, write_model
 from tiny import ROOT, TINY, cache, load_config, mesh, small_split, tiny_config, write_album  # noqa: F401
 
 from metaicl import defaults
 from metaicl.configuration import ConfigError, leaves, named, overridden
+from metaicl.data import text
 from metaicl.experiment import chosen_runs, make_any, make_run, problems
 from metaicl.models.squeezenet import expected_shapes
 
@@ -48,13 +50,43 @@ def places(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     return album, folder / "weights.safetensors"
 
 
+def small_sentences(folder: pathlib.Path) -> text.Sentences:
+    """Stands for what a reader of sentences returns: 3 domains of 6 labels of 15 sentences."""
+    del folder
+    rows = [(f"{d} {c} word{i}", f"{d}{c}", d) for d in "abc" for c in range(6) for i in range(15)]
+    return text.Sentences("small", *(list(column) for column in zip(*rows, strict=True)))
+
+
+def write_csv(path: pathlib.Path) -> pathlib.Path:
+    """The small sentences as a file."""
+    found = small_sentences(path)
+    rows = zip(found.texts, found.labels, found.domains, strict=True)
+    path.write_text("\n".join(["text,label,domain", *map(",".join, rows)]) + "\n")
+    return path
+
+
+def write_small_encoder(folder: pathlib.Path) -> pathlib.Path:
+    """A folder of a BERT that holds the longest sentences of the config."""
+    longer = dict(max_position_embeddings=64)
+    return write_model(folder, tiny_tensors(np.random.default_rng(0), **longer), **longer)
+
+
 @pytest.mark.parametrize(
     ("path", "argument"), ARGUMENTS, ids=[f"{path.stem}:{argument}" for path, argument in ARGUMENTS]
 )
 def test_every_config_builds_as_documented(path, argument, places, tmp_path, cache, monkeypatch):  # noqa: F811
     for reader in problems._READERS:
         monkeypatch.setitem(problems._READERS, reader, small_split)
+    for reader in text._READERS:
+        monkeypatch.setitem(text._READERS, reader, small_sentences)
     album, weights = places
+    if path.stem == "text":
+        monkeypatch.setenv("METAICL_DATA", str(tmp_path))
+        monkeypatch.delenv("METAICL_TEXT_WEIGHTS", raising=False)
+        if "weights=" in argument:
+            pytest.importorskip("tokenizers")
+            weights = write_small_encoder(album.parent / "encoder")
+        argument = argument.replace("dataset=PATH", f"dataset={write_csv(album.parent / 'own.csv')}")
     argument = argument.replace("album=PATH", f"album={album}").replace("weights=PATH", f"weights={weights}")
     argument = argument.replace("datasets=...", "datasets=BRD+FLW")
     config = load_config(path, argument or None)

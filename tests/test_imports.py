@@ -52,6 +52,9 @@ FENCED: dict[str, tuple[str, ...]] = {
     "tensorflow_datasets": ("data.tfds_album",),
     "tensorflow": (),
     "torch": (),
+    "transformers": (),
+    "tokenizers": ("data.tokens",),
+    "huggingface_hub": ("models.bert_weights",),
     "ml_collections": ("configuration", "defaults", "experiment", "main"),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from metaicl.episode import Source
+from metaicl.episode import Source, host_batch
 
 _ENDLESS = 2**40
 
@@ -43,7 +43,7 @@ class _HostBatches:
     """Random access to the host batches of one process."""
 
     def __init__(self, source: Source, batch: int, process: int, processes: int):
-        self._indices, self._batch = source.indices, batch
+        self._source, self._batch = source, batch
         self._size = batch // processes
         self._first = process * self._size
 
@@ -51,6 +51,6 @@ class _HostBatches:
         return _ENDLESS
 
     def __getitem__(self, t: int) -> dict[str, np.ndarray]:
-        first = t * self._batch + self._first
-        rows = [self._indices(i) for i in range(first, first + self._size)]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        start = t * self._batch
+        own = range(start + self._first, start + self._first + self._size)
+        return host_batch(self._source, range(start, start + self._batch), own)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -13,6 +14,31 @@ from metaicl.episode import Episode, Examples, Source
 
 Weighting = Literal["uniform", "images", "classes"]
 Span = int | tuple[int, int]
+_EPISODES_KEPT = 1024  # the width of a batch is asked for before its episodes are: none is drawn twice
+
+
+class Buckets(NamedTuple):
+    """Widths to which batches of sentences are padded: the smallest that holds the longest one of the batch.
+
+    Attributes:
+      lengths: `int [n]` tokens of every item of a store.
+      widths: ascending; the last is that of the store's rows.
+    """
+
+    lengths: np.ndarray
+    widths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, x: np.ndarray, padding: int, widths: Sequence[int]) -> Buckets:
+        """Of rows of ids `[n, T]` that end in padding; widths beyond T are left out."""
+        last = x.shape[1] - np.argmax(x[:, ::-1] != padding, axis=1)
+        lengths = np.where(np.any(x != padding, axis=1), last, 0)
+        return cls(lengths, (*sorted(w for w in widths if w < x.shape[1]), x.shape[1]))
+
+    def holding(self, rows: np.ndarray) -> int:
+        """The width of a batch of these rows."""
+        longest = self.lengths[rows].max(initial=0)
+        return next(width for width in self.widths if width >= longest)
 
 
 class Store(NamedTuple):
@@ -21,25 +47,44 @@ class Store(NamedTuple):
     Attributes:
       consts: `{"x": [n, *x_shape]}`.
       offsets: row of the first item of each data set.
+      buckets: of sentences; None for items of one width.
     """
 
     consts: dict
     offsets: dict[str, int]
+    buckets: Buckets | None = None
 
 
-def make_store(pools: Sequence[Pool], place: Callable = lambda tree: tree) -> Store:
-    """Joins whole pools (as read, before any split); `place` puts the array where the step wants it."""
+def make_store(
+    pools: Sequence[Pool],
+    place: Callable = lambda tree: tree,
+    *,
+    padding: int = 0,
+    widths: Sequence[int] | None = None,
+) -> Store:
+    """Joins whole pools (as read, before any split); `place` puts the array where the step wants it.
+
+    `widths` makes batches of token ids `[n, T]` as wide as their longest sentence needs, see `Buckets`.
+    """
     starts = np.cumsum([0, *(len(p) for p in pools)])
     x = np.concatenate([np.asarray(p.x) for p in pools])
-    return Store(place({"x": x}), {p.name: int(start) for p, start in zip(pools, starts, strict=False)})
+    buckets = None if widths is None else Buckets.of(x, padding, widths)
+    offsets = {p.name: int(start) for p, start in zip(pools, starts, strict=False)}
+    return Store(place({"x": x}), offsets, buckets)
 
 
 def gather(consts, batch, key):
-    """The `build` of every source over a store: rows become items, inside the jitted step."""
+    """The `build` of every source over a store: rows become items, inside the jitted step.
+
+    The items of a batch with `columns [B, T]` are cut to their first T entries.
+    """
     del key
 
     def examples(part):
-        return Examples(consts["x"][batch[f"{part}_rows"]], batch[f"{part}_y"], batch[f"{part}_mask"])
+        x = consts["x"][batch[f"{part}_rows"]]
+        if "columns" in batch:
+            x = x[..., : batch["columns"].shape[-1]]
+        return Examples(x, batch[f"{part}_y"], batch[f"{part}_mask"])
 
     info = {"dataset": batch["dataset"], "classes": batch["classes"]}
     return Episode(examples("support"), examples("query")), info
@@ -86,7 +131,7 @@ def episodes(
         number = min(int(np.searchsorted(chances, rng.random(), side="right")), len(tables) - 1)
         return draw.episode(rng, tables[number])
 
-    return Source(indices, store.consts, gather)
+    return _source(store, indices)
 
 
 def labelled_items(
@@ -115,7 +160,25 @@ def labelled_items(
         }
         return support | query | {"dataset": np.asarray(-1, np.int32), "classes": nothing}
 
-    return Source(indices, store.consts, gather)
+    return _source(store, indices)
+
+
+def _source(store: Store, draw: Callable[[int], dict[str, np.ndarray]]) -> Source:
+    """A source over a store; the items of a batch are as wide as its longest needs, where they are sentences."""
+    if store.buckets is None:
+        return Source(draw, store.consts, gather)
+    buckets = store.buckets
+    drawn = functools.lru_cache(maxsize=_EPISODES_KEPT)(draw)
+
+    def indices(i: int, width: int = buckets.widths[-1]) -> dict[str, np.ndarray]:
+        return drawn(i) | {"columns": np.zeros(width, bool)}
+
+    def width(numbers: Sequence[int]) -> int:
+        parts = [(drawn(i), part) for i in numbers for part in ("support", "query")]
+        rows = [one[f"{part}_rows"][one[f"{part}_mask"] > 0] for one, part in parts]
+        return buckets.holding(np.concatenate(rows))
+
+    return Source(indices, store.consts, gather, width=width)
 
 
 class _Table(NamedTuple):

@@ -21,7 +21,8 @@ from metaicl import __version__, defaults, distances
 from metaicl.configuration import ConfigError
 from metaicl.data.pool import Pool
 from metaicl.distances.settings import Settings
-from metaicl.experiment.problems import ProgressBar, album_names, album_pools, cache_folder
+from metaicl.experiment.problems import album_names, album_pools
+from metaicl.experiment.progress import ProgressBar, cache_folder
 from metaicl.files import writable_folder, write_text
 from metaicl.report.distances import write_distance_report
 from metaicl.report.tables import rounded

@@ -6,8 +6,6 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import os
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,8 +18,10 @@ from metaicl.configuration import ConfigError, as_json
 from metaicl.data import sampler, splits
 from metaicl.data.pool import Pool
 from metaicl.episode import TaskSpec
+from metaicl.experiment import texts
 from metaicl.experiment.functions import mixture_problem, sinusoids_problem
 from metaicl.experiment.parts import Problem, TestSet
+from metaicl.experiment.progress import ProgressBar, cache_folder
 
 
 def make_problem(config: ConfigDict, place: Callable) -> Problem:
@@ -55,6 +55,16 @@ def _album(data, task, evaluation, place) -> Problem:
     if wanted:
         _refuse_unknown(wanted, [pool.name for pool in parts.train])
         parts = parts._replace(train=[pool for pool in parts.train if pool.name in wanted])
+    return _of_parts(pools, store, parts, split_by, data, task, evaluation)
+
+
+def _text(data, task, evaluation, place) -> Problem:
+    """Episodes of sentences; `data.split` says what training and test do not share."""
+    pools, store = texts.stored_text(json.dumps(texts.reading(data)), place)
+    return _of_parts(pools, store, *_split(pools, data, task), data, task, evaluation)
+
+
+def _of_parts(pools, store, parts, split_by, data, task, evaluation) -> Problem:
     if data.split == "supervised":
         return _supervised(store, pools, parts, evaluation, task, _item_shape(store))
     return _episodic(store, parts, split_by, task, evaluation)
@@ -193,6 +203,7 @@ _PROBLEMS = {
     "functions": mixture_problem,
     "published": _published,
     "sinusoids": sinusoids_problem,
+    "text": _text,
 }
 
 
@@ -316,11 +327,6 @@ _READERS: dict[str, Callable[..., splits.Split]] = {
 }
 
 
-def cache_folder(configured: str) -> pathlib.Path:
-    """Where built and embedded data are kept: the config's folder, else METAICL_CACHE, else ~/.cache/metaicl."""
-    return pathlib.Path(configured or os.environ.get("METAICL_CACHE") or "~/.cache/metaicl").expanduser()
-
-
 def _embedded_pools(data) -> list[Pool]:
     from metaicl.data.procedural import embedded_album
 
@@ -364,33 +370,6 @@ def _features(pools: list[Pool], data, params) -> list[Pool]:
             backbone_name="squeezenet",
             progress=lambda name, done, total: bar(f"embedding {name}", done, total),
         )
-
-
-class ProgressBar:
-    """A progress bar that takes what is being done, how much is done and how much there is."""
-
-    def __init__(self, unit: str):
-        self._unit, self._what = unit, ""
-        self._bar: Any = None
-
-    def __enter__(self):
-        return self
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Moves the bar; another `what` begins a new one."""
-        from tqdm import tqdm
-
-        if what != self._what:
-            self.__exit__()
-            self._what = what
-            self._bar = None if done >= total else tqdm(total=total, desc=what, unit=self._unit, leave=False)
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-
-    def __exit__(self, *error):
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
 
 def _largest(span: Any) -> int:

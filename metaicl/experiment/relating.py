@@ -12,7 +12,8 @@ from metaicl.configuration import ConfigError, as_json
 from metaicl.data.pool import Pool
 from metaicl.experiment.distances import all_pairs, distance_settings
 from metaicl.experiment.ordering import check_probe, probe_accuracies
-from metaicl.experiment.problems import cache_folder, make_problem, whole_pools
+from metaicl.experiment.problems import make_problem, whole_pools
+from metaicl.experiment.progress import cache_folder
 from metaicl.experiment.recording import short
 
 

@@ -20,7 +20,7 @@ from metaicl import sharding
 from metaicl.checkpoint import Checkpoints, save_weights
 from metaicl.configuration import ConfigError, as_json, differences, overridden
 from metaicl.data.pipeline import open_batches
-from metaicl.episode import Episode, Source, Stage, TaskSpec
+from metaicl.episode import Episode, Source, Stage, TaskSpec, host_batch
 from metaicl.evaluate import evaluate, mean_score
 from metaicl.experiment import sequential
 from metaicl.experiment.comparing import check_comparisons, comparisons
@@ -149,9 +149,8 @@ def _try_out(run: Run, name: str) -> None:
 
 def _episode_shapes(source: Source, batch: int) -> Episode:
     """Shapes and types of a batch of episodes."""
-    rows = [source.indices(i) for i in range(batch)]
-    host_batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return jax.eval_shape(source.build, source.consts, host_batch, jax.random.key(0))[0]
+    part = host_batch(source, range(batch))
+    return jax.eval_shape(source.build, source.consts, part, jax.random.key(0))[0]
 
 
 def _traced(function, meta, episodes: Episode, of: str = "") -> None:

@@ -22,7 +22,8 @@ from metaicl.configuration import ConfigError, as_json
 from metaicl.episode import Source, Stage, replicate
 from metaicl.evaluate import evaluate
 from metaicl.experiment.ordering import BY_EASE, ORDERS, check_order_settings, check_probe, order_of
-from metaicl.experiment.problems import album_names, cache_folder
+from metaicl.experiment.problems import album_names
+from metaicl.experiment.progress import cache_folder
 from metaicl.experiment.recording import Evaluation, check_finite, records
 from metaicl.files import load_arrays, save_arrays, write_text
 from metaicl.learners import Meta

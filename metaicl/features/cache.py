@@ -40,13 +40,14 @@ def feature_key(pool: Pool, weights: str, backbone_name: str, preprocessing: str
 def _embed(
     pool: Pool, apply: Callable[[np.ndarray], jax.Array], batch: int, progress: Progress | None
 ) -> dict[str, np.ndarray]:
-    """Features, digests and perceptual hashes of a pool, its images decoded a few batches at a time."""
+    """Features and digests of a pool, a few batches at a time, and of images their perceptual hashes."""
     features, phashes = [], []
     for start in range(0, len(pool), batch * _BATCHES_DECODED):
-        images = np.asarray(pool.x[start : start + batch * _BATCHES_DECODED])
-        phashes.append(perceptual_hash(images))
-        for first in range(0, len(images), batch):
-            part = images[first : first + batch]
+        items = np.asarray(pool.x[start : start + batch * _BATCHES_DECODED])
+        if _has_images(pool):
+            phashes.append(perceptual_hash(items))
+        for first in range(0, len(items), batch):
+            part = items[first : first + batch]
             padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
             features.append(np.asarray(apply(padded), np.float32)[: len(part)])
             if progress is not None:
@@ -55,14 +56,20 @@ def _embed(
     if not np.isfinite(result).all():
         bad = int(np.argmin(np.isfinite(result).all(axis=1)))
         raise ValueError(f"{pool.name}: item {bad} has features that are not finite. Check the weights.")
-    return {"features": result, "digests": pool.digests.astype("S64"), "phashes": np.concatenate(phashes)}
+    arrays = {"features": result, "digests": pool.digests.astype("S64")}
+    return arrays | {"phashes": np.concatenate(phashes)} if phashes else arrays
 
 
-def _check_images(pool: Pool) -> None:
-    if len(pool.x.shape) != 4 or pool.x.shape[3] != 3 or pool.x.dtype != np.uint8 or not len(pool):
+def _has_images(pool: Pool) -> bool:
+    return len(pool.x.shape) == 4 and pool.x.shape[3] == 3 and pool.x.dtype == np.uint8
+
+
+def _check_items(pool: Pool) -> None:
+    sentences = len(pool.x.shape) == 2 and pool.x.dtype == np.int32
+    if not len(pool) or not (_has_images(pool) or sentences):
         raise ValueError(
-            f"{pool.name} holds {pool.x.dtype} {tuple(pool.x.shape)}; a backbone takes uint8 images "
-            "[n, h, w, 3] with n > 0. Give the pools that the readers return."
+            f"{pool.name} holds {pool.x.dtype} {tuple(pool.x.shape)}; a backbone takes uint8 images [n, h, w, 3] or "
+            "int32 token ids [n, T] with n > 0. Give the pools that the readers return."
         )
 
 
@@ -81,30 +88,32 @@ def embed_pools(
     batch: int = 64,
     progress: Progress | None = None,
 ) -> list[Pool]:
-    """Turns image Pools into Pools of frozen features, from the cache where they are there already.
+    """Turns Pools of images or sentences into Pools of frozen features, from the cache where they are there already.
 
     Each data set has one file, written when it is done, so that killed work goes on with the data set it was
-    at. Its name depends on the items' digests, the image size, the backbone's name, weights and
-    preprocessing, and this code's version; whatever changes, no stale feature is read.
+    at. Its name depends on the items' digests, the shape of an item, the backbone's name, weights and
+    preprocessing (of sentences: with the tokenizer), and this code's version; whatever changes, no stale feature
+    is read.
 
     Args:
-      pools: pools of `uint8 [n, h, w, 3]` images, encoded or decoded; the digests must be the images' own.
-      backbone: its `apply` maps `(params, uint8 [batch, h, w, 3])` to `[batch, D]`.
+      pools: pools of `uint8 [n, h, w, 3]` images, encoded or decoded, or of `int32 [n, T]` token ids; the digests
+        must be the items' own.
+      backbone: its `apply` maps `(params, items [batch, ...])` to `[batch, D]`.
       params: parameters of the backbone.
       cache_dir: folder of the cache, made if need be; None computes without one.
       backbone_name: names the network in files and keys.
-      batch: images at a time. The last batch is padded, so there is one program for each image size.
-      progress: called as `progress(name, images done, images)`, for what is computed.
+      batch: items at a time. The last batch is padded, so there is one program for each shape.
+      progress: called as `progress(name, items done, items)`, for what is computed.
 
     Returns:
-      The pools in order, with `x` float32 `[n, D]` and perceptual hashes.
+      The pools in order, with `x` float32 `[n, D]`, and perceptual hashes of images.
 
     Raises:
-      ValueError: for a pool without images, or features that are not finite. `BadImage` where one does not
-        decode.
+      ValueError: for a pool of nothing or of other items, or features that are not finite. `BadImage` where one
+        does not decode.
     """
     for pool in pools:
-        _check_images(pool)
+        _check_items(pool)
     apply = jax.jit(backbone.apply)
     preprocessing = getattr(backbone, "preprocessing", "")
     weights = weights_digest(params)
@@ -117,5 +126,5 @@ def embed_pools(
             arrays = _embed(pool, lambda images: apply(params, images), batch, progress)
             if path is not None:
                 save_arrays(path, arrays)
-        embedded.append(dataclasses.replace(pool, x=arrays["features"], phashes=arrays["phashes"]))
+        embedded.append(dataclasses.replace(pool, x=arrays["features"], phashes=arrays.get("phashes")))
     return embedded

@@ -27,6 +27,7 @@ def reptile(
     inner_optimizer: str = "adam",
     inner_settings: dict | None = None,
     inner_sampling: Sampling = "cycling",
+    adapted: str = "all",
     moments: Literal["carried", "fresh"] = "carried",
     direction: Literal["all", "last"] = "all",
     tail: Literal["shared", "separate"] = "shared",
@@ -38,7 +39,8 @@ def reptile(
     Args:
       spec: classify or regress.
       encoder, encoder_settings, batch_norm, dtype: the network, see `classifier.make_classifier`.
-      inner_steps, inner_lr, inner_batch, inner_sampling: minibatch steps per task, see `inner.inner_loop`.
+      inner_steps, inner_lr, inner_batch, inner_sampling, adapted: minibatch steps per task, see `inner.inner_loop`;
+        what does not adapt is not trained either.
       inner_optimizer, inner_settings: by default Adam with beta1 = 0, as in the released code.
       moments: `carried`: Adam's moments and step counter go on from task to task, and evaluation starts from
         them, as in the released code; tasks of a batch then run one after another. `fresh`: every task starts
@@ -64,6 +66,7 @@ def reptile(
         order="first",
         batch_size=inner_batch,
         sampling=inner_sampling,
+        adapted=adapted,
     )
     task = _task(spec, network, inner, direction, inner_batch if tail == "separate" else None)
 

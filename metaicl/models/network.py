@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metaicl.models.bert import POOLINGS, Bert, BertShape, hidden_states, pool_states
+from metaicl.models.bert_weights import pretrained, read_config, weights_folder
 from metaicl.models.convolution import ConvStack
 from metaicl.models.squeezenet import load_squeezenet, squeezenet
 
@@ -177,11 +179,75 @@ def squeezenet_encoder(
     return Network(init, apply, net.width)
 
 
+def bert(
+    x_shape,
+    *,
+    dtype,
+    task_batched,
+    weights: str = "",
+    shape: dict | None = None,
+    pool: str = "mean",
+    normalize: Normalization = "none",
+    adapters: int = 0,
+    lora: int = 0,
+    prompts: int = 0,
+    fresh_layers: int = 0,
+    remat: bool = False,
+) -> Network:
+    """A BERT of sentences, pretrained or not; see `bert.Bert` for the architecture.
+
+    Input: token ids `int32 [n, T]`. Padding has an id of its own, so that the attention mask follows from the ids
+    and an item stays one array of one dtype. T may be anything up to the positions: no parameter depends on it.
+
+    Args:
+      x_shape, dtype, task_batched: see `make_encoder`.
+      weights: folder or hub name of a Hugging Face model, which then gives the shape; empty for random weights.
+      shape: of a network without weights: keyword arguments of `bert.BertShape`.
+      pool: the `mean` over the real tokens, the first token (`cls`), or the latter through the `pooler`.
+      normalize: of the pooled vector, see `identity`.
+      adapters, lora, prompts: width, rank and number a layer of what is added; 0 for none.
+      fresh_layers: so many layers from the top start at random all the same.
+      remat: recompute each layer in the backward pass.
+
+    Raises:
+      ValueError, FileNotFoundError: for settings or weights that do not fit.
+    """
+    del task_batched
+    if len(x_shape) != 1:
+        raise ValueError(f"Encoder 'bert' needs token ids [T]; items have shape {tuple(x_shape)}.")
+    if pool not in POOLINGS:
+        raise ValueError(f"Encoder 'bert': pool is {pool!r}; use one of {', '.join(POOLINGS)}.")
+    if weights and shape:
+        raise ValueError("Encoder 'bert': the weights give the shape; leave `shape` or `weights` away.")
+    folder = weights_folder(weights) if weights else None
+    size = read_config(folder)[1] if folder else BertShape(**(shape or {}))
+    if x_shape[0] > size.positions:
+        raise ValueError(f"Sentences of {x_shape[0]} tokens exceed BERT's {size.positions} positions.")
+    if not 0 <= fresh_layers <= size.layers:
+        raise ValueError(f"Encoder 'bert': fresh_layers is {fresh_layers}; there are {size.layers} layers.")
+    module = Bert(size, pool == "pooler", adapters, lora, prompts, jnp.dtype(dtype), remat)
+    fresh = tuple(f"layer_{i}" for i in range(size.layers - fresh_layers, size.layers))
+
+    def apply(params, x, mask):
+        del mask
+        states, pooled = hidden_states(module, params, x)
+        if pooled is None:
+            pooled = pool_states(states[-1], x, size.padding, pool)
+        return normalized(pooled, normalize)
+
+    def init(key):
+        params = module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+        return pretrained(params, folder, fresh) if folder else params
+
+    return Network(init, apply, size.width)
+
+
 ENCODERS: dict[str, Callable[..., Network]] = {
     "identity": identity,
     "mlp": mlp,
     "conv": conv,
     "squeezenet": squeezenet_encoder,
+    "bert": bert,
 }
 
 

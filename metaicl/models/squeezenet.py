@@ -32,11 +32,11 @@ WIDTH = 512
 
 
 class Backbone(NamedTuple):
-    """A frozen encoder of RGB images.
+    """A frozen encoder of items: RGB images, or token ids.
 
     Attributes:
       init: `(key) -> params`.
-      apply: `(params, x [n, h, w, 3]) -> float32 [n, width]`, for uint8 or float RGB in 0..255.
+      apply: `(params, x [n, ...]) -> float32 [n, width]`; of images for uint8 or float RGB in 0..255.
       width: D.
       preprocessing: names the preprocessing inside `apply`, for caches.
     """

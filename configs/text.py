@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Few-shot text classification: every learner on one Transformer encoder of sentences, the same splits and budget.
+
+    python -m metaicl.main --config=configs/text.py                                    FOMAML, three domains held out
+    python -m metaicl.main --config=configs/text.py:dataset=clinc150,learner=fomaml,quick
+    python -m metaicl.main --config=configs/text.py:dataset=banking77,learner=prototypes+logistic+anil
+    python -m metaicl.main --config=configs/text.py:learner=maml+finetune,adapt=top2,shots=1,weights=PATH
+    python -m metaicl.main --config=configs/text.py:dataset=PATH,learner=reptile,adapt=adapters
+
+`dataset` is `clinc150` (10 domains of 15 intents) or `banking77` (77 intents), whose files `folder` holds
+(`$METAICL_DATA/text` unless given), or a .csv, .tsv or .jsonl file of `text`, `label` and, if there are several,
+`domain`. With three domains or more one is held out for the test and the next one validates (`held_out=A+B` names
+them; `full` takes all); else, or with `split=class`, training, validation and test have a third of the classes each.
+
+`weights` is the folder or hub name of a BERT or DistilBERT with its tokenizer, such as
+sentence-transformers/all-MiniLM-L6-v2 (`$METAICL_TEXT_WEIGHTS` unless given; `weights=none` for none). Without weights
+a small BERT over hashed words starts at random: it shows the way, and what training alone gives.
+
+`learner`: `maml`, `fomaml`, `reptile`, `anil`, `protonet` (prototypes whose encoder is trained), `finetune` (no
+meta-training, 50 steps of Adam on the support), and on the cached vectors of the frozen encoder `prototypes`,
+`in_context`, `logistic`, `centroid`. `adapt` says what the inner loop of the first three and of `finetune` moves:
+`all`, `head`, `topK` layers, `norms`, `adapters`, `lora`, `prompts`, or `warp`, all but the feed-forward parts; the
+head always moves. `rates=layer` learns the inner rates of `maml`, `fomaml` and `anil`, one per array and step. Where
+they begin has not been tuned. `quick` is sized for two minutes on two cores, without weights.
+"""
+
+import os
+import re
+
+from ml_collections import ConfigDict
+
+from metaicl import defaults
+from metaicl.configuration import ConfigError, named, parse_argument
+
+DEFAULTS = dict(
+    dataset="clinc150",
+    learner="fomaml",
+    adapt="all",
+    rates="fixed",
+    ways=5,
+    shots=5,
+    weights="",
+    held_out="",
+    split="",
+    folder="$METAICL_DATA/text",
+    cache="",
+    seeds=1,
+)
+SMALL = dict(width=64, layers=2, heads=4, hidden=128, positions=64)
+VOCABULARY = 16384
+# For each choice of `adapt`: what is added to the encoder, and the paths that the inner loop moves.
+ADAPT = {
+    "all": ({}, "all"),
+    "head": ({}, "head"),
+    "norms": ({}, "encoder/*norm+head"),
+    "adapters": (dict(adapters=32), "encoder/*adapter*+head"),
+    "lora": (dict(lora=4), "encoder/*lora*+head"),
+    "prompts": (dict(prompts=8), "encoder/*prompts*+head"),
+    "warp": ({}, "-encoder/*/feed_forward*"),
+}
+VECTORS = ("prototypes", "in_context", "logistic", "centroid")  # on vectors of the frozen encoder
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """The config; see the module docstring for the argument."""
+    arg = parse_argument(argument, DEFAULTS)
+    arg.weights = "" if arg.weights == "none" else arg.weights or os.environ.get("METAICL_TEXT_WEIGHTS", "")
+    config = ConfigDict()
+    config.seed = 0
+    domains = held_out(arg)
+    config.data = data(arg, bool(domains))
+    config.task = defaults.classification(
+        ways=arg.ways, shots=arg.shots, test_shots=arg.shots, queries=5, test_queries=10
+    )
+    config.learners = ConfigDict(learners(arg))
+    chosen = arg.learner.split("+")
+    if unknown := [name for name in chosen if name not in config.learners]:
+        raise ConfigError(f"learner={unknown[0]!r} is not one of {', '.join(config.learners)} (join with +).")
+    config.learner = chosen[0]
+    config.baselines = ()
+    steps = 5000 if arg.full else 150 if arg.quick else 600
+    config.train = defaults.training(
+        steps=steps,
+        batch=4,
+        learning_rate=3e-5 if arg.weights else 1e-3,
+        warmup=steps // 10,
+        decay="cosine",
+        clip=1.0,
+        checkpoint_every=max(steps // 4, 1),
+        validate_every=max(steps // 4, 1),
+    )
+    config.evaluate = defaults.evaluation(
+        episodes=100 if arg.quick else 600, batch=20, validation_episodes=20 if arg.quick else 60
+    )
+    config.replicas = defaults.seeds(arg.seeds)
+    config.runs = named(runs(chosen, domains))
+    return config
+
+
+def held_out(arg: ConfigDict) -> list[str]:
+    """The domains to hold out, one after another; none for a split by classes."""
+    from metaicl.data.splits import find_domain
+    from metaicl.data.text import list_domains
+
+    if arg.split not in ("", "domain", "class"):
+        raise ConfigError(f"split={arg.split!r} is not one of domain, class.")
+    domains = [] if arg.split == "class" else list_domains(arg.dataset, arg.folder)
+    if arg.held_out and (arg.split == "class" or len(domains) < 2):
+        raise ConfigError(f"held_out={arg.held_out!r}: classes are split, there is no domain to hold out.")
+    if arg.split == "domain" and len(domains) < 2:
+        raise ConfigError(f"split=domain needs two domains; {arg.dataset} has {', '.join(domains)}.")
+    if arg.held_out:
+        return [find_domain(name, domains) for name in arg.held_out.split("+")]
+    if len(domains) < (2 if arg.split else 3):
+        return []
+    return domains if arg.full else domains[:1] if arg.quick else domains[:: max(len(domains) // 3, 1)][:3]
+
+
+def data(arg: ConfigDict, by_domain: bool) -> dict:
+    """What is read, and how it is split."""
+    split = dict(by="domain", split="domain") if by_domain else dict(by="all", split="within")
+    return defaults.text(
+        arg.dataset,
+        folder=arg.folder,
+        weights=arg.weights,
+        vocabulary=VOCABULARY,
+        shape=dict(SMALL),
+        cache=arg.cache,
+        fractions=(1 / 3, 1 / 3, 1 / 3),
+        min_classes=3 * arg.ways,  # with fewer, all classes are in all parts, and their sentences shared out
+        **split,
+    )
+
+
+def adaptation(arg: ConfigDict) -> tuple[dict, str]:
+    """What `adapt` adds to the encoder, and which paths it lets the inner loop move."""
+    if top := re.fullmatch(r"top([1-9]\d*)", arg.adapt):
+        layers = number_of_layers(arg.weights)
+        if int(top[1]) > layers:
+            raise ConfigError(f"adapt={arg.adapt}: the encoder has {layers} layers.")
+        paths = [f"encoder/layer_{i}" for i in range(layers - int(top[1]), layers)]
+        return {}, "+".join([*paths, "head"])
+    if arg.adapt not in ADAPT:
+        raise ConfigError(f"adapt={arg.adapt!r} is not one of {', '.join(ADAPT)}, top1, top2, ...")
+    return ADAPT[arg.adapt]
+
+
+def number_of_layers(weights: str) -> int:
+    """Of the pretrained encoder, or of the small one."""
+    from metaicl.models.bert_weights import read_config, weights_folder
+
+    return read_config(weights_folder(weights))[1].layers if weights else SMALL["layers"]
+
+
+def learners(arg: ConfigDict) -> dict:
+    """Each with its encoder, what it adapts, and its outer schedule where it is not the common one."""
+    added, adapted = adaptation(arg)
+    encoder = dict(weights=arg.weights) if arg.weights else dict(shape=dict(SMALL, vocabulary=VOCABULARY))
+    encoder["remat"] = False  # True: less memory for large encoders
+    bert = dict(encoder="bert", encoder_settings=encoder | added)
+    plain = dict(encoder="bert", encoder_settings=encoder)
+    steps = dict(inner_steps=5, inner_lr=0.05, test=dict(inner_steps=10))
+    maml = dict(bert, kind="maml", adapted=adapted, rates=arg.rates, **steps)
+    own = dict(encoder="identity", encoder_settings=dict(normalize="unit"))
+    residual = dict(hidden=(256,), residual=True, normalize="unit")
+    token = dict(labels="simplex", readout="linear", image_width=192, label_width=64)
+    return {
+        "maml": maml,
+        "fomaml": dict(maml, order="first"),
+        "anil": dict(maml | plain, adapted="head"),
+        "reptile": dict(
+            bert,
+            kind="reptile",
+            moments="fresh",
+            inner_steps=5,
+            inner_lr=1e-3,
+            inner_batch=None,
+            adapted=adapted,
+            test=dict(inner_steps=30),
+            train=dict(optimizer="sgd", learning_rate=1.0, decay="linear", warmup=0, clip=0.0),
+        ),
+        "finetune": dict(
+            bert,
+            kind="maml",
+            order="first",
+            inner_steps=50,
+            inner_lr=1e-3,
+            inner_optimizer="adam",
+            adapted=adapted,
+            train=dict(steps=0),
+        ),
+        "protonet": dict(plain, kind="prototypes"),
+        "prototypes": dict(
+            kind="prototypes", encoder="mlp", encoder_settings=residual, train=dict(learning_rate=3e-4)
+        ),
+        "in_context": dict(
+            own, kind="in_context", layers=2, heads=4, mlp=256, **token, train=dict(learning_rate=1e-3)
+        ),
+        "logistic": dict(own, kind="closed_form", method="logistic", penalty=10.0, train=dict(steps=0)),
+        "centroid": dict(own, kind="closed_form", method="centroid", train=dict(steps=0)),
+    }
+
+
+def runs(chosen: list[str], domains: list[str]) -> dict:
+    """One run for each held-out domain and learner."""
+    found = {}
+    for domain in domains or [""]:
+        for learner in chosen:
+            overrides = {"learner": learner, "data.backbone": "bert" if learner in VECTORS else "none"}
+            if domain:
+                overrides["data.held_out"] = domain
+            parts = [f"held_out={domain.replace(' ', '_')}"] if domain else []
+            found[",".join([*parts, f"learner={learner}"])] = overrides
+    return found

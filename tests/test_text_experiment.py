@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs on sentences: from a csv file to records, every learner, with and without weights, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from text_data import tiny_tensors, write_model
+from tiny import ROOT, load_config
+
+from metaicl import sharding
+from metaicl.configuration import ConfigError, overridden
+from metaicl.experiment import chosen_runs, make_any, texts
+from metaicl.experiment.runs import execute
+from metaicl.features import cache
+from metaicl.models.network import make_encoder
+
+TEXT = ROOT / "configs" / "text.py"
+FAST = {
+    "train.steps": 2,
+    "train.warmup": 0,
+    "train.batch": 2,
+    "train.checkpoint_every": 2,
+    "train.validate_every": 2,
+    "train.log_every": 1,
+    "evaluate.episodes": 3,
+    "evaluate.batch": 3,
+    "evaluate.validation_episodes": 2,
+    "task.queries": 1,
+    "task.test_queries": 1,
+    "data.buckets": (8, 16),
+}
+
+
+def write_sentences(path, domains=("bank", "home", "travel"), labels=3, each=6):
+    rows = ["text,label,domain"]
+    for d in domains:
+        for c in range(labels):
+            rows += [f"{d}{c} word{i} {'more words ' * (i % 3)},{d}{c},{d}" for i in range(each)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def config_of(path, argument, tmp_path, **overrides):
+    config = load_config(
+        TEXT, f"dataset={path},ways=2,shots=1,cache={tmp_path / 'cache'},weights=none,{argument}"
+    )
+    return overridden(config, FAST | overrides)
+
+
+def tiny_encoder(config):
+    """With the smallest encoder there is, whatever learner."""
+    small = dict(width=8, layers=1, heads=2, hidden=8, positions=64)
+    changes = {f"data.shape.{key}": value for key, value in small.items()} | {"data.vocabulary": 64}
+    for name, entry in config.learners.items():
+        if entry.encoder == "bert":
+            keys = small | {"vocabulary": 64}
+            changes |= {f"learners.{name}.encoder_settings.shape.{key}": value for key, value in keys.items()}
+    return overridden(config, changes)
+
+
+def done(config, folder):
+    ((name, own),) = chosen_runs(config, None).items()
+    run = make_any(name, own, folder / name, sharding.make_mesh(jax.devices()[:1]))
+    execute(run)
+    return [json.loads(line) for line in (run.folder / "records.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("learner", ["fomaml", "prototypes"])
+def test_a_csv_becomes_records(tmp_path, learner):
+    path = write_sentences(tmp_path / "own.csv")
+    config = tiny_encoder(config_of(path, f"learner={learner},held_out=home", tmp_path))
+    lines = done(config, tmp_path)
+    main = [line for line in lines if line["evaluation"] == "main"]
+    assert [line["dataset"] for line in main] == ["own_home"] and main[0]["domain"] == "home"
+    assert len(main[0]["values"]["accuracy"]) == 3
+    if learner == "prototypes":
+        assert sorted(p.name.split("-bert-")[0] for p in (tmp_path / "cache" / "features").iterdir()) == [
+            "own_bank",
+            "own_home",
+            "own_travel",
+        ]
+
+
+def test_every_choice_builds_a_run(tmp_path):
+    """`make_any` traces each learner on the shapes of its data; nothing is compiled."""
+    path = write_sentences(tmp_path / "own.csv")
+    everyone = "maml+fomaml+reptile+anil+finetune+protonet+in_context+logistic+centroid"
+    arguments = [f"learner={everyone},adapt=adapters"]
+    arguments += ["learner=fomaml,adapt=top2", "learner=anil,rates=layer"]
+    for argument in arguments:
+        config = config_of(path, f"{argument},held_out=bank", tmp_path)
+        config = config if "top2" in argument else tiny_encoder(config)  # which has one layer
+        for name, own in chosen_runs(config, None).items():
+            run = make_any(name, own, tmp_path / "never", sharding.make_mesh(jax.devices()[:1]))
+            assert run.config.data.held_out == "bank"
+
+
+def test_runs_are_of_domains_or_of_classes(tmp_path):
+    path = write_sentences(tmp_path / "own.csv")
+    named = lambda argument, at=path: list(config_of(at, argument, tmp_path).runs)
+    assert named("learner=anil") == [f"held_out={d},learner=anil" for d in ("bank", "home", "travel")]
+    assert named("learner=anil,quick") == ["held_out=bank,learner=anil"]
+    assert named("learner=anil+logistic,split=class") == ["learner=anil", "learner=logistic"]
+    config = config_of(path, "split=class", tmp_path)
+    assert (config.data.by, config.data.split, config.data.min_classes) == ("all", "within", 6)
+    two = write_sentences(tmp_path / "two.csv", domains=("a", "b"))
+    assert named("", two) == ["learner=fomaml"]
+    assert named("split=domain", two) == ["held_out=a,learner=fomaml", "held_out=b,learner=fomaml"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("learner=mamal", "learner='mamal' is not one of anil, centroid"),
+        ("adapt=some", "adapt='some' is not one of all, head"),
+        ("adapt=top3", "the encoder has 2 layers"),
+        ("split=half", "split='half' is not one of domain, class"),
+        ("split=class,held_out=bank", "there is no domain to hold out"),
+        ("held_out=bnak", "Did you mean 'bank'"),
+        ("weights=./not/there", "no folder"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(tmp_path, argument, words):
+    path = write_sentences(tmp_path / "own.csv")
+    with pytest.raises((ConfigError, ValueError, FileNotFoundError), match=words):
+        config = config_of(path, argument, tmp_path)
+        texts.stored_text(json.dumps(texts.reading(config.data)), lambda tree: tree)
+
+
+def test_settings_of_sentences_that_do_not_fit_are_named(tmp_path, rng):
+    pytest.importorskip("tokenizers")
+    path = write_sentences(tmp_path / "own.csv")
+    folder = write_model(tmp_path / "model", tiny_tensors(rng))
+    config = config_of(path, "", tmp_path)
+
+    def stored(**changes):
+        own = overridden(config, {f"data.{key}": value for key, value in changes.items()})
+        return texts.stored_text(json.dumps(texts.reading(own.data)), lambda tree: tree)
+
+    with pytest.raises(ConfigError, match=r"data\.by is 'class'"):
+        stored(by="class")
+    with pytest.raises(ConfigError, match=r"data\.backbone is 'squeezenet'"):
+        stored(backbone="squeezenet")
+    with pytest.raises(ConfigError, match=r"data\.longest is 64; the encoder has 24 positions"):
+        stored(weights=str(folder))
+    words = (folder / "vocab.txt").read_text().splitlines()
+    (folder / "vocab.txt").write_text("\n".join(words[:-1]) + "\n")
+    with pytest.raises(ValueError, match="has 39 tokens, and the weights are of 40"):
+        stored(weights=str(folder), longest=24)
+
+
+def test_cached_vectors_are_those_of_the_encoder_with_its_weights(tmp_path, rng, monkeypatch):
+    pytest.importorskip("tokenizers")
+    path = write_sentences(tmp_path / "own.csv", domains=("bank", "home"), labels=2, each=4)
+    folder = write_model(tmp_path / "model", tiny_tensors(rng))
+    data = overridden(
+        config_of(path, "", tmp_path).data,
+        dict(weights=str(folder), longest=24, backbone="bert", buckets=(24,), by="domain"),
+    )
+    stored = lambda own: texts.stored_text(json.dumps(texts.reading(own)), lambda tree: tree)
+    pools, store = stored(data)
+    ids, _ = stored(overridden(data, dict(backbone="none")))
+    net = make_encoder("bert", (24,), weights=str(folder))
+    params = net.init(jax.random.key(0))
+    for vectors, tokens in zip(pools, ids, strict=True):
+        assert vectors.x.shape == (8, 16) and vectors.x.dtype == np.float32 and vectors.phashes is None
+        np.testing.assert_allclose(
+            vectors.x, jax.jit(net.apply)(params, tokens.x, np.ones(8)), atol=1e-5, rtol=1e-5
+        )
+    assert store.buckets is None
+    texts.stored_text.cache_clear()
+    monkeypatch.setattr(cache, "_embed", lambda *a: pytest.fail("embedded again"))
+    again, _ = stored(data)
+    np.testing.assert_array_equal(again[0].x, pools[0].x)

