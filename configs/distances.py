@@ -12,8 +12,9 @@ sets, and a permutation test (Mantel). Distances are between training images alo
     python -m metaicl.main --config=configs/distances.py:datasets=gears+flanges+leaves+flowers,learner=prototypes
     python -m metaicl.main --config=configs/distances.py:album=PATH,backbone=squeezenet,weights=PATH,seeds=3
 
-About ten minutes of CPU time by default, three with `quick`. All runs take `steps` steps. `seeds` are trained side by side. `full` takes all thirty data sets, larger images and
-more of everything, for a GPU. On fourteen real data sets no correlation was told from 0 (`results/distance_transfer`).
+About ten minutes of CPU time by default, three with `quick`. All runs take `steps` steps; `seeds` are trained side by
+side. `full` takes all thirty data sets, larger images and more of everything, for a GPU. On fourteen real data sets
+no correlation was told from 0 (`results/distance_transfer`).
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from real_data import REAL_DATA, needs_real
+from real_data import REAL_DATA
 from text_data import (
     TINY,
     WORDS,
@@ -64,7 +64,6 @@ def assert_same(folder, ids, atol):
 
 
 @needs_pretrained
-@needs_real
 def test_pretrained_network_agrees_with_transformers_on_real_sentences():
     folder = pretrained_folder()
     told = json.loads((REAL_DATA / "text" / "clinc150_data_full.json").read_text())
@@ -113,6 +112,7 @@ def test_distilbert_agrees_with_transformers(tmp_path, rng):
         make_encoder("bert", (24,), weights=str(tmp_path), pool="pooler").init(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(rng):
     ids = token_ids(rng, (3, 7, 8))
     wide = np.pad(ids, ((0, 0), (0, 9)))

@@ -282,6 +282,7 @@ def write_until_killed(folder: pathlib.Path) -> None:
     raise AssertionError("a checkpoint has more files than expected")
 
 
+@pytest.mark.slow
 def test_killed_before_every_change_that_writing_makes(tmp_path):
     env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
     command = [sys.executable, __file__, str(tmp_path)]

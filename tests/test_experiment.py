@@ -274,6 +274,7 @@ def test_an_unknown_measurement_is_refused(tmp_path):
             make_any(name, overridden(known, wrong), tmp_path / name, mesh())
 
 
+@pytest.mark.slow
 def test_variants_are_rows_of_the_same_training(tmp_path, monkeypatch, capsys):
     """Both modes of batch norm in the table, from one training."""
     monkeypatch.setitem(problems._READERS, "omniglot", small_split)

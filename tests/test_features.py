@@ -100,6 +100,7 @@ def test_backbone_takes_bytes_or_floats_and_has_its_size(tmp_path):
         net.apply(params, images[:, :30])
 
 
+@pytest.mark.slow
 def test_the_encoder_begins_with_the_pretrained_features(tmp_path):
     """To be fine-tuned: its features at the start are the frozen ones, and its weights have a gradient."""
     path = str(write_weights(tmp_path / "w.safetensors"))

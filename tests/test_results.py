@@ -28,7 +28,11 @@ EXPERIMENTS = sorted({p.parents[1] for p in (ROOT / "results").glob("*/*/records
 FOLDERS = sorted(p.parent for p in (ROOT / "results").glob("*/results.json"))
 
 
-@pytest.mark.parametrize("folder", EXPERIMENTS, ids=lambda p: p.name)
+# The report of many stages takes its time.
+MADE = [pytest.param(p, marks=[pytest.mark.slow] * (p.name == "sequential")) for p in EXPERIMENTS]
+
+
+@pytest.mark.parametrize("folder", MADE, ids=lambda p: p.name)
 def test_tables_are_made_from_the_committed_records(folder, tmp_path):
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("figures", "*.html", "results.json", "*.md"))

@@ -137,6 +137,7 @@ def same_bytes(workdir: pathlib.Path, reference: pathlib.Path) -> None:
         assert (workdir / RUN / name).read_bytes() == (reference / RUN / name).read_bytes(), f"{name} differs"
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_and_resumed(tmp_path, cache):  # noqa: F811
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(whole, cache, "prototypes")

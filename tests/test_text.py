@@ -274,7 +274,9 @@ EXPECTED = {  # names that a moved parameter of the encoder has, and those that 
 }
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize(
+    "choice", [c if c in ("head", "adapters") else pytest.param(c, marks=pytest.mark.slow) for c in CHOICES]
+)
 def test_what_is_asked_for_moves_and_the_rest_stays_bitwise(rng, choice, x64):
     added, adapted = CHOICES[choice]
     network = make_classifier(

