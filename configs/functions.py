@@ -16,9 +16,9 @@ neither well outside of both. A figure is a few runs; figures that need the same
     python -m metaicl.main --config=configs/functions.py:coverage        combinations, or frequencies, in pretraining
     python -m metaicl.main --config=configs/functions.py:size            four sizes of model on figures 3 and 5
     python -m metaicl.main --config=configs/functions.py:diversity       2^4 to 2^16 distinct functions in pretraining
-    python -m metaicl.main --config=configs/functions.py:learn           dense functions alone, about 20 minutes
+    python -m metaicl.main --config=configs/functions.py:learn           dense functions alone, noisy and not
 
-`quick` takes d = 3 and under 2 minutes, `full` is the published scale: 12 layers, 8 heads, width 256 (9.5 million
+`quick` takes d = 3 and 1,000 steps (figure 2: 154 s beside other jobs), `full` is the published scale: 12 layers, 8 heads, width 256 (9.5 million
 parameters), d = 20, the published curriculum, 200,000 steps, 60,000 for the weights between. `learner=in_context`
 trains the non-causal Transformer of about as many parameters on the same prompts. `seeds=3` trains three of each.
 
@@ -28,8 +28,10 @@ for curves; their slopes, amplitudes and frequencies, which give lines and sinus
 of a combination have it too; 3/4 of d examples in figure 3 and 20 (10) in 4 to 6; errors divided by the variance
 of the class. So are all sizes below `full`, and their curriculum from 1 dimension to d.
 
-Expected: the mixture within a few percent of the better specialist on either class, each specialist several times
-worse on the class that it never saw, and all of them near 1 where combinations are half and half.
+Published, at `full` scale: the mixture is about as good as the better specialist on either class, each specialist far
+worse on the class that it never saw, and none fits a combination. Measured here: `learn` (16,000 steps, 33 minutes on
+a shared core) ends at an error of .023 without noise and 1.25 times ridge regression's with it. The default sizes of
+the figures train too short for that: after 8 examples the models of figure 2 are at .26 to .44.
 """
 
 import math
