@@ -18,9 +18,10 @@ neither well outside of both. A figure is a few runs; figures that need the same
     python -m metaicl.main --config=configs/functions.py:diversity       2^4 to 2^16 distinct functions in pretraining
     python -m metaicl.main --config=configs/functions.py:learn           dense functions alone, noisy and not
 
-`quick` takes d = 3 and 1,000 steps (figure 2: 154 s beside other jobs), `full` is the published scale: 12 layers, 8 heads, width 256 (9.5 million
-parameters), d = 20, the published curriculum, 200,000 steps, 60,000 for the weights between. `learner=in_context`
-trains the non-causal Transformer of about as many parameters on the same prompts. `seeds=3` trains three of each.
+`quick` takes d = 3 and 1,000 steps (figure 2: 154 s beside other jobs). `full` is the published scale: 12 layers, 8
+heads, width 256 (9.5 million parameters), d = 20, the published curriculum, 200,000 steps, 60,000 for the weights
+between. `learner=in_context` trains the non-causal Transformer of about as many parameters on the same prompts.
+`seeds=3` trains three of each.
 
 Known of Garg et al.: model, optimiser, curriculum, classes, 1,280 prompts. Not published by Yadlowsky et al., and
 chosen by us: that the class is drawn for every prompt; Garg's optimiser and curriculum; steps; x uniform in [-5, 5]
