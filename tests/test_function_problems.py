@@ -172,10 +172,8 @@ def test_from_config_to_report(tmp_path, capsys):
         json.loads(line) for line in (tmp_path / "dense_sparse" / "records.jsonl").read_text().splitlines()
     ]
     models = {"dense only", "mixture 0.5", "sparse only"}
-    assert {r["learner"] for r in lines if r["evaluation"] != "distance"} == models | {
-        "least_squares",
-        "nearest_3",
-    }
+    baselines = {"averaging", "bayes", "lasso", "least_squares", "nearest_3"}
+    assert {r["learner"] for r in lines if r["evaluation"] != "distance"} == models | baselines
     keys = [tuple(r.get(k) for k in ("learner", "dataset", "evaluation", "shots", "value")) for r in lines]
     assert len(keys) == len(set(keys))
     scales = {"dense": 3, "sparse": 1}
@@ -185,7 +183,7 @@ def test_from_config_to_report(tmp_path, capsys):
             np.testing.assert_allclose(np.array(r["values"]["error"]) * scale, r["values"]["mse"], rtol=2e-4)
     assert {r["value"] for r in lines if r["evaluation"] == "sweep"} == {1, 2, 3}
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert {"shots", "settings", "distances", "learning"} <= drawn
+    assert {"shots", "settings", "distances", "training"} <= drawn
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert {r["value"] for r in rows if r["metric"] == "distance" and r.get("setting")} == {1, 2, 3}
 
@@ -197,7 +195,7 @@ def test_fits_of_curves_are_drawn(tmp_path, capsys):
     models = {"line only", "sine only", "mixture 0.5"}
     assert {(f["learner"], f["dataset"], f["episode"]) for f in fits} == {
         (name, dataset, i)
-        for name in models | {"nearest_3", "straight_line"}
+        for name in models | {"bayes", "nearest_3", "straight_line"}
         for dataset in ("line", "sine", "combination")
         for i in range(3)
     }

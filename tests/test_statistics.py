@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
-from records import simple
 
 from metaicl.report import statistics
 
@@ -115,26 +112,3 @@ def test_calibration_error_by_hand():
     assert statistics.calibration_error(bins) == pytest.approx(0.2 / 8)
     assert statistics.calibration_error(statistics.pooled_bins([{"calibration": two}])) == pytest.approx(0.2)
     assert statistics.pooled_bins([{}]) is None
-
-
-def test_bootstrap_is_fast():
-    rng = np.random.default_rng(0)
-    records = [
-        simple(
-            values, f"learner{k}", f"{d}-{t}", f"{d}", f"{d}", k < 3, replica=f"seed={u}", label=f"learner{k}"
-        )
-        for d in range(10)
-        for t in range(3)
-        for k in range(8)
-        for u, values in enumerate(rng.random((3, 600)))
-    ]
-    cells = [
-        statistics.cells_of([r for r in records if r["label"] == f"learner{k}"], "accuracy") for k in range(8)
-    ]
-    seconds = []
-    for _ in range(3):  # the machine may be busy with something else
-        start = time.perf_counter()
-        for each in cells:
-            statistics.hierarchical_bootstrap(each)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 2

@@ -13,7 +13,7 @@ from tiny import ROOT, load_config
 
 from metaicl import sharding
 from metaicl.configuration import ConfigError, overridden
-from metaicl.experiment import chosen_runs, make_any, texts
+from metaicl.experiment import chosen_runs, make_any, make_problem, texts
 from metaicl.experiment.runs import execute
 from metaicl.features import cache
 from metaicl.models.network import make_encoder
@@ -129,6 +129,18 @@ def test_arguments_that_do_not_fit_are_named(tmp_path, argument, words):
     with pytest.raises((ConfigError, ValueError, FileNotFoundError), match=words):
         config = config_of(path, argument, tmp_path)
         texts.stored_text(json.dumps(texts.reading(config.data)), lambda tree: tree)
+
+
+def test_each_part_needs_what_its_own_episodes_take(tmp_path):
+    """Six sentences a label: enough for training with 4 + 2, and for validation and test with 1 + 5."""
+    path = write_sentences(tmp_path / "own.csv", each=6)
+    sizes = {"task.shots": 4, "task.queries": 2, "task.test_shots": 1, "task.test_queries": 5}
+    (own,) = chosen_runs(tiny_encoder(config_of(path, "held_out=home", tmp_path, **sizes)), None).values()
+    problem = make_problem(own, lambda tree: tree)
+    assert [(held.shots, held.queries) for held in (*problem.validation, *problem.test)] == [(1, 10)] * 2
+    for key, many in {"task.queries": 3, "task.validation_shots": 2, "task.test_queries": 6}.items():
+        with pytest.raises(ValueError, match=r"\b7\b"):
+            make_problem(overridden(own, {key: many}), lambda tree: tree)
 
 
 def test_settings_of_sentences_that_do_not_fit_are_named(tmp_path, rng):

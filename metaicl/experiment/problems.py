@@ -234,9 +234,13 @@ def _split(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, str]]
 
 
 def _large_enough(split: splits.Split, task) -> splits.Split:
-    ways, shots = _largest(task.ways), _largest(task.shots)
-    validated = sum(_validation_size(task)) if task.get("validation_shots", 0) else shots + task.test_queries
-    needed = (shots + task.queries, validated, shots + task.test_queries)
+    ways = _largest(task.ways)
+    # Each part as many as its own episodes take: learners that train with other shots are tested on the same classes.
+    needed = (
+        _largest(task.shots) + task.queries,
+        sum(_validation_size(task)),
+        _test_shots(task) + task.test_queries,
+    )
     return splits.Split(
         *(
             [splits.drop_small_classes(pool, items, ways) for pool in part]
