@@ -73,12 +73,14 @@ EXPONENTS = (4, 6, 8, 10, 12, 14, 16)
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
     defaults_of_argument = dict(figure="1", learner="causal", seeds=1)
-    arg = parse_argument(argument, defaults_of_argument, positional="figure")
+    arg = parse_argument(argument, defaults_of_argument, flags=("quick", "long", "full"), positional="figure")
     if arg.figure not in FIGURES:
         raise ConfigError(f"figure={arg.figure!r}; there are {', '.join(FIGURES)}.")
     if arg.learner not in ("causal", "in_context"):
         raise ConfigError(f"learner={arg.learner!r}; there are causal and in_context.")
-    learning = arg.figure == "learn"
+    if arg.quick + arg.long + arg.full > 1:
+        raise ConfigError("quick, long and full are sizes: give one of them.")
+    arg.long = learning = arg.long or arg.figure == "learn" and not (arg.quick or arg.full)
     d = 20 if arg.full else 3 if arg.quick else 5 if learning else 4
     steps = 200_000 if arg.full else 1000 if arg.quick else 16_000 if learning else 3500
     config = ConfigDict()
@@ -132,14 +134,15 @@ def learners(size: str, arg: ConfigDict) -> dict:
         "network": dict(kind="scratch"),
         "tree": dict(kind="greedy_tree"),
         "bayes": dict(kind="bayes_mixture", noise=1e-3, components={}),
+        "finite_prior": dict(kind="bayes_mixture", components={}),  # knows the functions of pretraining
     }
 
 
 def shape_of(size: str, arg: ConfigDict) -> tuple[int, int, int]:
-    """Width, layers and heads of a size; on a laptop the figures take a small model, `learn` the paper's tiny one."""
+    """Width, layers and heads of a size; on a laptop the figures take a small model, `long` the paper's tiny one."""
     if arg.full:
         return SIZES[size]
-    smaller = size == "standard" and arg.figure not in ("size", "learn")
+    smaller = size == "standard" and arg.figure != "size" and not arg.long
     return SMALL_SIZES["small" if smaller or arg.quick else size]
 
 
@@ -367,6 +370,11 @@ def shifted_sets(d: int) -> list[dict]:
     return [*shifts, dict(name="noise", of="noisy")]
 
 
+def coverage(share: float) -> dict:
+    """Makes a model a point of a curve over the share of pretraining."""
+    return {"evaluate.point.setting": "coverage", "evaluate.point.value": share}
+
+
 def coverage_of_combinations(d, arg):
     """Lines, sinusoids and a growing share of all that lies between them."""
     curves = one_dimension(arg)
@@ -377,6 +385,7 @@ def coverage_of_combinations(d, arg):
             "data.weights.sine": (1 - c) / 2,
             "data.weights.between": c,
         }
+        | coverage(c)
         for c in COVERAGES
     }
     return curves | {
@@ -390,7 +399,10 @@ def coverage_of_combinations(d, arg):
 def coverage_of_frequencies(d, arg):
     """Sinusoids of the usual frequencies and a growing share of up to five times the highest."""
     low, high = frequencies(arg)
-    models = {f"coverage {c:g}": {"data.weights.sine": 1 - c, "data.weights.fast": c} for c in COVERAGES}
+    models = {
+        f"coverage {c:g}": {"data.weights.sine": 1 - c, "data.weights.fast": c} | coverage(c)
+        for c in COVERAGES
+    }
     curves = one_dimension(arg)
     curves["data.classes"]["fast"] = dict(kind="sinusoid", frequency=(low / 5, 5 * high))
     return curves | {
@@ -423,24 +435,36 @@ def split_width(width: int) -> dict:
 
 
 def diversity(d, arg):
-    """Dense functions out of 2^4 to 2^16 weight vectors; noise makes ridge and the discrete prior differ."""
-    point = lambda e: {"evaluate.point.setting": "pool", "evaluate.point.value": float(2**e)}
+    """Dense functions out of 2^4 to 2^16 weight vectors; noise makes ridge and the estimator of the pool differ."""
+    noise = 0.5
+    scale = math.sqrt(d / (d + noise**2))  # noisy functions have the variance of noiseless ones
+    known = "learners.finite_prior.components.pooled"  # the best estimator for the functions of the pool
     models = {
-        f"pool {2**e}": point(e) | {"data.classes.pooled.pool": 2**e, "data.classes.pooled.pool_seed": e}
+        f"pool {2**e}": {
+            "evaluate.point.setting": "pool",
+            "evaluate.point.value": float(2**e),
+            "data.classes.pooled.pool": 2**e,
+            "data.classes.pooled.pool_seed": e,
+            f"{known}.pool": 2**e,
+            f"{known}.pool_seed": e,
+        }
         for e in EXPONENTS
     }
     chosen = replicas(models, arg)
     for replica in chosen.values():
         replica.label = ""  # one learner, and a curve over the pool
-    noisy = dict(kind="noisy_linear", noise=0.5)
+    noisy = dict(kind="noisy_linear", noise=noise)
     return curriculum(arg, 2 * d + 1) | {
         "data.classes": dict(all=noisy, pooled=noisy | dict(pool=16, pool_seed=0)),
         "data.weights": dict(pooled=1.0),
         "data.test": plain("all", "pooled"),
         "evaluate.shot_curve": (),
         "replicas": chosen,
-        "baselines": ("ridge",),
-        "learners.ridge.penalty": 0.25,  # the variance of the noise: Bayes-optimal for all functions
+        "baselines": ("ridge", "finite_prior"),
+        "learners.ridge.penalty": noise**2,  # Bayes-optimal for all functions
+        "learners.finite_prior.components": dict(
+            pooled=dict(kind="finite_linear", noise=noise * scale, scale=scale, pool=16, pool_seed=0)
+        ),
         "evaluate.point.setting": "pool",
     }
 

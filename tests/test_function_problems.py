@@ -11,9 +11,13 @@ import pytest
 from tiny import ROOT, command_line, flags_of, load_config
 
 from metaicl import sharding
-from metaicl.configuration import ConfigError, overridden
+from metaicl.configuration import ConfigError, as_json, named, overridden
+from metaicl.episode import TaskSpec
 from metaicl.experiment import chosen_runs, make_problem, make_run
 from metaicl.experiment.comparing import comparisons
+from metaicl.experiment.functions import told
+from metaicl.experiment.recording import placed
+from metaicl.learners import make_learner
 
 CONFIG = ROOT / "configs" / "functions.py"
 FIGURES = ("1", "2", "3", "4", "5", "6", "nonlinear", "garg", "coverage", "size", "diversity", "learn")
@@ -131,6 +135,57 @@ def tiny_run(folder, overrides=None):
 def test_a_curriculum_counts_in_the_batches_of_training(tmp_path):
     with pytest.raises(ConfigError, match=r"curriculum\.batch is 64 and train\.batch 8"):
         tiny_run(tmp_path, {"data.curriculum.batch": 64})
+
+
+def test_the_finite_prior_is_told_the_pool_of_its_replica():
+    """Two points without noise tell one of sixteen functions; one replica's functions are unknown to the other's."""
+    config = load_config(CONFIG, "figure=diversity,quick")
+    (own,) = chosen_runs(overridden(config, {"evaluate.episodes": 8}), None).values()
+    few = {k: overridden(own, r) for k, r in own.replicas.items() if r["data.classes.pooled.pool"] <= 64}
+    errors = {}
+    for name, replica in few.items():
+        quiet = overridden(replica, {"data.classes.pooled.noise": 1e-3})
+        (held,) = [h for h in make_problem(quiet, as_it_is).test if h.dataset == "pooled"]
+        batch = {"index": np.arange(8, dtype=np.int32)}
+        episodes, _ = jax.jit(held.source.build)(held.source.consts, batch, jax.random.key(0))
+        for of, other in few.items():
+            settings = told(as_json(other.learners.finite_prior), TaskSpec("regress", (3,), "float32", 1))
+            settings["components"]["pooled"] |= dict(scale=1.0, noise=0.01)
+            del settings["kind"]
+            learner = make_learner("bayes_mixture", TaskSpec("regress", (3,), "float32", 1), **settings)
+            meta = learner.init(jax.random.key(0))
+            state = jax.vmap(lambda s: learner.adapt(meta, s, jax.random.key(0)))(
+                jax.tree.map(lambda a: a[:, :2], episodes.support)
+            )
+            answers = jax.vmap(lambda s, q: learner.predict(meta, s, q.x, q.mask))(state, episodes.query)
+            errors[name, of] = float(np.mean((answers - episodes.query.y) ** 2))
+    assert len(errors) == 4
+    assert all((error < 1e-2) == (name == of) for (name, of), error in errors.items()), errors
+
+
+def test_replicas_train_as_one_program(tmp_path):
+    (own,) = chosen_runs(load_config(CONFIG, "figure=1,quick"), None).values()
+    own = overridden(own, TINY | {"evaluate.compare": ()})
+    with own.unlocked():
+        own.replicas = named({"deep": {"learners.causal.layers": 2}})
+    with pytest.raises(ConfigError, match=r"sets learners\.causal to something of its own.*make it a run"):
+        make_run("main", own, tmp_path, sharding.make_mesh(jax.devices()[:1]))
+
+
+def test_a_model_with_a_label_is_a_row_and_a_point():
+    """Coverage: a baseline that all share is a point at every share, under its own name."""
+    config = load_config(CONFIG, "figure=coverage,quick")
+    own = chosen_runs(config, None)["coverage_of_frequencies"]
+    replicas = [overridden(own, r) for r in own.replicas.values()]
+    line = {"dataset": "sine", "evaluation": "main", "values": {}}
+    found = placed([line | {"learner": "coverage 0.2"}], "causal", replicas[3:4])
+    assert found == [
+        line | {"learner": "coverage 0.2"},
+        line | dict(learner="causal", evaluation="sweep", setting="coverage", value=0.2),
+    ]
+    shared = placed([line | {"learner": "nearest_3"}], "nearest_3", replicas)
+    assert [r.get("value") for r in shared] == [None, 0.0, 0.01, 0.05, 0.2, 0.5]
+    assert {r["learner"] for r in shared} == {"nearest_3"}
 
 
 def test_unknown_labels_to_compare_are_named(tmp_path):

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from metaicl.configuration import ConfigError, as_json
 from metaicl.data import functions
@@ -33,7 +36,7 @@ def mixture_problem(data, task, evaluation, place: Callable) -> Problem:
     entries, curriculum = whole["test"], whole["curriculum"]
     chosen = functions.Curriculum(**curriculum) if curriculum["every"] else None
     of_mixture = any(entry.get("of") == MIXTURE for entry in entries)
-    shared = json.dumps([whole, as_json(task), as_json(evaluation), weights if of_mixture else {}])
+    shared = json.dumps([whole, as_json(task), evaluation.seed, weights if of_mixture else {}])
 
     def train(seed):
         made = _source(whole, weights, seed, task.shots, task.queries, fewest=data.fewest, curriculum=chosen)
@@ -50,11 +53,11 @@ def mixture_problem(data, task, evaluation, place: Callable) -> Problem:
 @functools.lru_cache(maxsize=64)
 def _test_sets(shared: str, place: Callable) -> list[TestSet]:
     """The test sets, one object for all problems that differ in the training weights only."""
-    data, task, evaluation, weights = json.loads(shared)
+    data, task, seed, weights = json.loads(shared)
     names = [(entry.get("name"), entry.get("value")) for entry in data["test"]]
     if repeated := [name for k, name in enumerate(names) if name in names[:k]]:
         raise ConfigError(f"data.test names {repeated[0][0]!r} twice.")
-    return [_held(data, weights, entry, task, evaluation["seed"], place) for entry in data["test"]]
+    return [_held(data, weights, entry, task, seed, place) for entry in data["test"]]
 
 
 def _held(data, weights, entry: dict[str, Any], task, seed: int, place) -> TestSet:
@@ -126,6 +129,21 @@ def check_curriculum(config, batch: int) -> None:
         raise ConfigError(
             f"data.curriculum.batch is {curriculum['batch']} and train.batch {batch}: set both to the same."
         )
+
+
+def told(settings: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
+    """Settings of a learner, with the functions themselves where a component is of a pool that training drew from.
+
+    A component of the Bayes mixture that gives `pool` and `pool_seed`, as a class of `data.classes` does, is told the
+    `vectors` of that pool: learners do not draw data.
+    """
+    parts = dict(settings.get("components", {}))
+    for name, part in parts.items():
+        if "pool" in part:
+            own = {key: value for key, value in part.items() if key not in ("pool", "pool_seed")}
+            vectors = functions.weight_pool(part.get("pool_seed", 0), part["pool"], math.prod(spec.x_shape))
+            parts[name] = own | {"vectors": np.asarray(vectors)}
+    return settings | {"components": parts} if parts else settings
 
 
 def sinusoids_problem(data, task, evaluation, place: Callable) -> Problem:

@@ -13,7 +13,7 @@ from metaicl.analysis.probes import PROBES, Probe
 from metaicl.configuration import ConfigError, as_json
 from metaicl.evaluate import probed
 from metaicl.experiment.parts import TestSet
-from metaicl.experiment.recording import Evaluation, head, placed, short
+from metaicl.experiment.recording import Evaluation, head, short
 from metaicl.learners import Meta
 from metaicl.learners.classifier import make_classifier
 
@@ -26,7 +26,7 @@ def probe_records(run, replica, name: str, meta: Meta, step: int) -> list[dict[s
             main = Evaluation("main", held.shots, run.config.evaluate.episodes)
             about = head(run, replica, name, meta, step, "test", held, main)
             found.append(about | {"probe": kind, "values": short(values)})
-    return placed(found, replica.config.evaluate.point)
+    return found
 
 
 def probes(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -82,27 +82,41 @@ def records(run, replica, name: str, meta: Meta, step: int) -> list[dict[str, An
     with tqdm(
         total=total, desc=f"  {name}", unit="episode", leave=False, file=sys.stderr, disable=quiet
     ) as bar:
-        found = [_record(run, replica, name, meta, step, *job, bar.update) for job in jobs]
-    return placed(found, replica.config.evaluate.point)
+        return [_record(run, replica, name, meta, step, *job, bar.update) for job in jobs]
 
 
-def placed(found: list[dict[str, Any]], point: ConfigDict) -> list[dict[str, Any]]:
-    """Makes a run a point of a curve over a setting of training, where its config says so.
+def placed(found: list[dict[str, Any]], name: str, configs: Sequence[ConfigDict]) -> list[dict[str, Any]]:
+    """Makes what was measured a point of a curve over a setting of training, where the config says so.
 
-    `evaluate.point` names the setting and the run's value of it. What the run measured is then recorded as a part
-    of its own of the data set, so that the table has a row for every point, and as a point of the curve.
+    `evaluate.point` names the setting and its value. The main records are then points of that curve too. In the table
+    they have a row for every point: by their labels where replicas have some, else as a part of its own of the data
+    set.
+
+    Args:
+      found: the records of one learner.
+      name: what the learner is called on the curve.
+      configs: of the replicas that the records are of; a baseline may be the same in several.
     """
-    if not point.setting:
-        return found
-    rows = [r | {"dataset": f"{r['dataset']}, {point.setting} {point.value:g}"} for r in found]
-    return rows + [r | point.to_dict() | {"evaluation": "sweep"} for r in found if r["evaluation"] == "main"]
+    lines = []
+    for config in {config.evaluate.point.value: config for config in configs}.values():
+        point, labelled = config.evaluate.point, bool(config.get("label", ""))
+        if not point.setting:
+            return found
+        curve = [r | point.to_dict() | {"evaluation": "sweep"} for r in found if r["evaluation"] == "main"]
+        if labelled:
+            lines += [r | {"learner": name} for r in curve]
+        else:
+            lines += [
+                r | {"dataset": f"{r['dataset']}, {point.setting} {point.value:g}"} for r in found
+            ] + curve
+    return [*found, *lines] if labelled else lines
 
 
 def _record(run, replica, name, meta, step, split, held, evaluation, progress) -> dict[str, Any]:
     e = run.config.evaluate
     result = evaluate(
         replica.problem.spec,
-        run.learner(name, evaluation.settings),
+        run.learner(name, evaluation.settings, of=replica),
         meta,
         held.source,
         range(evaluation.episodes),
@@ -188,7 +202,7 @@ def fits(run, replica, name: str, meta: Meta) -> list[dict[str, Any]]:
     for held in replica.problem.test if count else ():
         asked = sweep(run.config, name, held) or evaluations(run.config, name, held)[:1]
         for evaluation in () if held.setting else asked:
-            learner = run.learner(name, evaluation.settings)
+            learner = run.learner(name, evaluation.settings, of=replica)
             episodes, outputs = answers(replica.problem.spec, learner, meta, held.source, range(count))
             for i in range(count):
                 points: dict[str, Any] = {

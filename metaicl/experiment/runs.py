@@ -24,11 +24,11 @@ from metaicl.episode import Episode, Source, Stage, TaskSpec, host_batch
 from metaicl.evaluate import evaluate, mean_score
 from metaicl.experiment import sequential
 from metaicl.experiment.comparing import check_comparisons, comparisons
-from metaicl.experiment.functions import check_curriculum
+from metaicl.experiment.functions import check_curriculum, told
 from metaicl.experiment.measuring import Measurement
 from metaicl.experiment.probing import probe_records, probed_weights, probes, probes_of
 from metaicl.experiment.problems import Problem, make_problem
-from metaicl.experiment.recording import evaluations, fits, identity, records
+from metaicl.experiment.recording import evaluations, fits, identity, placed, records
 from metaicl.files import write_text
 from metaicl.learners import Learner, Meta, make_learner
 from metaicl.train import Hooks, Schedule, TrainState, listed, train
@@ -79,13 +79,17 @@ class Run:
         """Names of the replicas, or None where the run has none."""
         return [r.name for r in self.replicas] if self.config.replicas else None
 
-    def learner(self, name: str, settings: Mapping[str, Any] | None = None) -> Learner:
-        """The learner called `name` in the config as it trains; or as it is tested, with `settings` on top."""
-        if name not in self.config.learners:
-            raise ConfigError(
-                f"The config has no learner {name!r}; there are {', '.join(self.config.learners)}."
-            )
-        entry = as_json(self.config.learners[name])
+    def learner(
+        self, name: str, settings: Mapping[str, Any] | None = None, *, of: Replica | None = None
+    ) -> Learner:
+        """The learner called `name` in the config as it trains; or as it is tested, with `settings` on top.
+
+        `of` is the replica whose learner it is, where replicas may differ in it (`make_run`).
+        """
+        entries = (of or self).config.learners
+        if name not in entries:
+            raise ConfigError(f"The config has no learner {name!r}; there are {', '.join(entries)}.")
+        entry = as_json(entries[name])
         chosen = {k: v for k, v in entry.items() if k not in NOT_SETTINGS}
         if settings is not None:
             chosen |= entry.get("test", {}) | dict(settings)
@@ -113,6 +117,12 @@ def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) ->
     specs = {replica.problem.spec for replica in replicas}
     if len(specs) > 1:
         raise ConfigError(f"The replicas of run {name!r} have tasks of different shapes: {specs}.")
+    for replica in replicas:
+        if replica.config.learners[config.learner] != config.learners[config.learner]:
+            raise ConfigError(
+                f"Replica {replica.name!r} of run {name!r} sets learners.{config.learner} to something of its own, but "
+                "replicas train as one program: make it a run."
+            )
     run = Run(name, config, folder, mesh, tuple(replicas))
     check_comparisons(run)
     check_curriculum(config, _training(config, config.learner).batch)
@@ -180,18 +190,20 @@ def execute(run: Run) -> None:
     state = _train_main(run)
     chosen = [_chosen(run, replica, state, number) for number, replica in enumerate(run.replicas)]
     for replica, (step, meta) in zip(run.replicas, chosen, strict=True):
-        lines += records(run, replica, run.config.learner, meta, step)
-        lines += probe_records(run, replica, run.config.learner, meta, step)
+        found = records(run, replica, run.config.learner, meta, step)
+        found += probe_records(run, replica, run.config.learner, meta, step)
+        lines += placed(found, run.config.learner, [replica.config])
         curves += fits(run, replica, run.config.learner, meta)
         _save_weights(run, replica, meta)
     lines += comparisons(run, chosen)
     if "sequence" in run.config:
         lines += sequential.finish(run)
     for name in run.config.baselines:
-        for replica in _distinct_problems(run, name):
+        for sharing in _sharing_problems(run, name):
+            replica = sharing[0]
             meta, step = _fit_baseline(run, name, replica)
-            lines += records(run, replica, name, meta, step)
-            lines += probe_records(run, replica, name, meta, step)
+            found = records(run, replica, name, meta, step) + probe_records(run, replica, name, meta, step)
+            lines += placed(found, name, [other.config for other in sharing])
             curves += fits(run, replica, name, meta)
     if curves and jax.process_index() == 0:
         write_text(run.folder / "fits.json", json.dumps(curves))
@@ -228,7 +240,7 @@ def _training(config: ConfigDict, name: str) -> ConfigDict:
 @functools.lru_cache
 def _memoised_learner(kind: str, spec: TaskSpec, settings: str) -> Learner:
     """Equal settings give the same object, so that folds share their compiled programs."""
-    return make_learner(kind, spec, **json.loads(settings))
+    return make_learner(kind, spec, **told(json.loads(settings), spec))
 
 
 @functools.lru_cache
@@ -298,7 +310,7 @@ def _fit_baseline(run: Run, name: str, replica: Replica) -> tuple[Meta, int]:
         return _initial(run, name, replica), 0
     t = _training(run.config, name)
     state = train(
-        run.learner(name),
+        run.learner(name, of=replica),
         listed([Stage("main", replica.problem.train(replica.config.seed), t.steps)]),
         _optimizer(t, t.steps),
         seeds=[replica.config.seed],
@@ -316,21 +328,26 @@ def _open_batches(source, batch):
 
 
 def _initial(run: Run, name: str, replica: Replica) -> Meta:
-    return jax.jit(run.learner(name).init)(jax.random.key(replica.config.seed))
+    return jax.jit(run.learner(name, of=replica).init)(jax.random.key(replica.config.seed))
 
 
 def _unstacked(run: Run, meta: Meta, number: int) -> Meta:
     return jax.tree.map(lambda a: a[number], meta) if run.replica_names else meta
 
 
-def _distinct_problems(run: Run, name: str) -> list[Replica]:
-    """One replica per problem: replicas that differ in their seeds only share their baselines.
+def _sharing_problems(run: Run, name: str) -> list[list[Replica]]:
+    """The replicas, those together to which a baseline is the same: all that differ in their seeds only.
 
     To a baseline that is not trained, problems with the same test sets are one.
     """
     trained = run.config.learners[name].get("train", {}).get("steps", 0)
-    numbers = [id(r.problem if trained else r.problem.test) for r in run.replicas]
-    return list(dict(zip(reversed(numbers), reversed(run.replicas), strict=True)).values())[::-1]
+    groups: dict[tuple[int, str], list[Replica]] = {}
+    for replica in run.replicas:
+        entry = json.dumps(as_json(replica.config.learners[name]), sort_keys=True)
+        groups.setdefault((id(replica.problem if trained else replica.problem.test), entry), []).append(
+            replica
+        )
+    return list(groups.values())
 
 
 def _validate(run: Run, meta: Meta, number: int) -> dict[str, float]:

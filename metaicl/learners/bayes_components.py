@@ -81,12 +81,12 @@ def sparse_linear(width: int, *, nonzeros: int, scale: float = 1.0) -> Component
     return Component((), posterior, lambda mean, x: x @ mean)
 
 
-def finite_linear(width: int, *, vectors) -> Component:
-    """Linear functions with one of the weights `vectors [M, D]`, all alike: the estimator of a finite prior.
+def finite_linear(width: int, *, vectors, scale: float = 1.0) -> Component:
+    """Linear functions with one of the weights `scale vectors [M, D]`, all alike: the estimator of a finite prior.
 
     Without examples it answers with their mean. Raises ValueError for vectors of another width.
     """
-    vectors = np.asarray(vectors, np.float32)
+    vectors = scale * np.asarray(vectors, np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors):
         raise ValueError(
             f"finite_linear: vectors have shape {vectors.shape}; they must be [M, {width}] with M > 0."
