@@ -80,7 +80,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         raise ConfigError(f"learner={arg.learner!r}; there are causal and in_context.")
     if arg.quick + arg.long + arg.full > 1:
         raise ConfigError("quick, long and full are sizes: give one of them.")
-    arg.long = learning = arg.long or arg.figure == "learn" and not (arg.quick or arg.full)
+    arg.long = learning = arg.long or (arg.figure == "learn" and not (arg.quick or arg.full))
     d = 20 if arg.full else 3 if arg.quick else 5 if learning else 4
     steps = 200_000 if arg.full else 1000 if arg.quick else 16_000 if learning else 3500
     config = ConfigDict()
