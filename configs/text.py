@@ -20,8 +20,10 @@ a small BERT over hashed words starts at random: it shows the way, and what trai
 meta-training, 50 steps of Adam on the support), and on the cached vectors of the frozen encoder `prototypes`,
 `in_context`, `logistic`, `centroid`. `adapt` says what the inner loop of the first three and of `finetune` moves:
 `all`, `head`, `topK` layers, `norms`, `adapters`, `lora`, `prompts`, or `warp`, all but the feed-forward parts; the
-head always moves. `rates=layer` learns the inner rates of `maml`, `fomaml` and `anil`, one per array and step. Where
-they begin has not been tuned. `quick` is sized for two minutes on two cores, without weights.
+head always moves. `fresh=2` starts the two top layers of `weights` at random: where an encoder was trained on much the
+same task already, that leaves something to learn. `rates=layer` learns the inner rates of `maml`, `fomaml` and `anil`,
+one per array and step; where they begin has not been tuned. `quick` is sized for two minutes on two cores, without
+weights. `configs/text_table.py` compares all learners.
 """
 
 import os
@@ -37,6 +39,7 @@ DEFAULTS = dict(
     learner="fomaml",
     adapt="all",
     rates="fixed",
+    fresh=0,
     ways=5,
     shots=5,
     weights="",
@@ -65,6 +68,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
     arg = parse_argument(argument, DEFAULTS)
     arg.weights = "" if arg.weights == "none" else arg.weights or os.environ.get("METAICL_TEXT_WEIGHTS", "")
+    if arg.fresh and not arg.weights:
+        raise ConfigError(f"fresh={arg.fresh}: without weights all layers start at random; give weights=.")
     config = ConfigDict()
     config.seed = 0
     domains = held_out(arg)
@@ -123,6 +128,7 @@ def data(arg: ConfigDict, by_domain: bool) -> dict:
         arg.dataset,
         folder=arg.folder,
         weights=arg.weights,
+        fresh_layers=arg.fresh,
         vocabulary=VOCABULARY,
         shape=dict(SMALL),
         cache=arg.cache,
@@ -157,6 +163,7 @@ def learners(arg: ConfigDict) -> dict:
     added, adapted = adaptation(arg)
     encoder = dict(weights=arg.weights) if arg.weights else dict(shape=dict(SMALL, vocabulary=VOCABULARY))
     encoder["remat"] = False  # True: less memory for large encoders
+    encoder["fresh_layers"] = arg.fresh
     bert = dict(encoder="bert", encoder_settings=encoder | added)
     plain = dict(encoder="bert", encoder_settings=encoder)
     steps = dict(inner_steps=5, inner_lr=0.05, test=dict(inner_steps=10))

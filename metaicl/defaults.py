@@ -81,6 +81,7 @@ def text(dataset: str, **given: Any) -> dict[str, Any]:
         longest=64,
         buckets=(16, 32, 64),
         weights="",
+        fresh_layers=0,  # of these weights so many layers from the top start at random
         vocabulary=16384,
         shape={},
         pool="mean",

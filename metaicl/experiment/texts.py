@@ -32,6 +32,7 @@ def reading(data) -> dict:
         "by",
         "longest",
         "weights",
+        "fresh_layers",
         "vocabulary",
         "shape",
         "pool",
@@ -88,7 +89,7 @@ def tokenizer_of(data: ConfigDict | Mapping[str, Any]) -> tuple[Tokenizer, BertS
 def encoder_settings(data: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """`encoder_settings` of the encoder `bert` that fits the sentences of `data`."""
     if data["weights"]:
-        return dict(weights=data["weights"], pool=data["pool"])
+        return dict(weights=data["weights"], pool=data["pool"], fresh_layers=data["fresh_layers"])
     return dict(shape=as_json(data["shape"]) | {"vocabulary": data["vocabulary"]}, pool=data["pool"])
 
 
