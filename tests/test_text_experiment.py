@@ -171,7 +171,7 @@ def test_cached_vectors_are_those_of_the_encoder_with_its_weights(tmp_path, rng,
     folder = write_model(tmp_path / "model", tiny_tensors(rng))
     data = overridden(
         config_of(path, "", tmp_path).data,
-        dict(weights=str(folder), longest=24, backbone="bert", buckets=(24,), by="domain"),
+        dict(weights=str(folder), longest=24, backbone="bert", buckets=(6, 24), by="domain"),
     )
     stored = lambda own: texts.stored_text(json.dumps(texts.reading(own)), lambda tree: tree)
     pools, store = stored(data)
@@ -179,6 +179,8 @@ def test_cached_vectors_are_those_of_the_encoder_with_its_weights(tmp_path, rng,
     net = make_encoder("bert", (24,), weights=str(folder))
     params = net.init(jax.random.key(0))
     for vectors, tokens in zip(pools, ids, strict=True):
+        lengths = (tokens.x != 0).sum(1)
+        assert lengths.min() <= 6 < lengths[:4].max()  # both widths occur, and not in the order of the sentences
         assert vectors.x.shape == (8, 16) and vectors.x.dtype == np.float32 and vectors.phashes is None
         np.testing.assert_allclose(
             vectors.x, jax.jit(net.apply)(params, tokens.x, np.ones(8)), atol=1e-5, rtol=1e-5

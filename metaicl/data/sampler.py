@@ -40,6 +40,10 @@ class Buckets(NamedTuple):
         longest = self.lengths[rows].max(initial=0)
         return next(width for width in self.widths if width >= longest)
 
+    def needed(self) -> np.ndarray:
+        """The width that each row needs on its own, `int [n]`."""
+        return np.asarray(self.widths)[np.searchsorted(self.widths, self.lengths)]
+
 
 class Store(NamedTuple):
     """The items of several pools in one array, so that every split and fold shares one copy on the device.

@@ -112,5 +112,6 @@ def _vectors(pools: list[Pool], tokenizer: Tokenizer, data: ConfigDict) -> list[
             params,
             cache_dir=cache_folder(data.cache) / "features",
             backbone_name="bert",
+            widths=lambda ids: sampler.Buckets.of(ids, tokenizer.padding, data.buckets).needed(),
             progress=lambda name, done, total: bar(f"embedding {name}", done, total),
         )

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from metaicl.files import array_digest, load_arrays, save_arrays
 from metaicl.models.squeezenet import Backbone
 
 CODE_VERSION = 1  # bump when this file would compute other features or hashes from the same images
+Widths = Callable[[np.ndarray], np.ndarray]
 _BATCHES_DECODED = 8  # batches decoded at a time: enough work for the threads, little memory
 
 
@@ -38,26 +39,55 @@ def feature_key(pool: Pool, weights: str, backbone_name: str, preprocessing: str
 
 
 def _embed(
-    pool: Pool, apply: Callable[[np.ndarray], jax.Array], batch: int, progress: Progress | None
+    pool: Pool,
+    apply: Callable[[np.ndarray], jax.Array],
+    batch: int,
+    widths: Widths | None,
+    progress: Progress | None,
 ) -> dict[str, np.ndarray]:
     """Features and digests of a pool, a few batches at a time, and of images their perceptual hashes."""
-    features, phashes = [], []
-    for start in range(0, len(pool), batch * _BATCHES_DECODED):
-        items = np.asarray(pool.x[start : start + batch * _BATCHES_DECODED])
-        if _has_images(pool):
-            phashes.append(perceptual_hash(items))
-        for first in range(0, len(items), batch):
-            part = items[first : first + batch]
-            padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
-            features.append(np.asarray(apply(padded), np.float32)[: len(part)])
-            if progress is not None:
-                progress(pool.name, start + first + len(part), len(pool))
-    result = np.concatenate(features)
+    phashes: list[np.ndarray] = []
+    images = _has_images(pool)
+    done, order, features = 0, [], []
+    for rows, part in (
+        _image_batches(pool, batch, phashes) if images else _sentence_batches(pool, batch, widths)
+    ):
+        padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
+        features.append(np.asarray(apply(padded), np.float32)[: len(part)])
+        order.append(rows)
+        done += len(part)
+        if progress is not None:
+            progress(pool.name, done, len(pool))
+    result = np.concatenate(features)[np.argsort(np.concatenate(order))]
     if not np.isfinite(result).all():
         bad = int(np.argmin(np.isfinite(result).all(axis=1)))
         raise ValueError(f"{pool.name}: item {bad} has features that are not finite. Check the weights.")
     arrays = {"features": result, "digests": pool.digests.astype("S64")}
     return arrays | {"phashes": np.concatenate(phashes)} if phashes else arrays
+
+
+def _image_batches(
+    pool: Pool, batch: int, phashes: list[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers and pixels of images, batch by batch; a few batches are decoded at a time, and their hashes kept."""
+    for start in range(0, len(pool), batch * _BATCHES_DECODED):
+        items = np.asarray(pool.x[start : start + batch * _BATCHES_DECODED])
+        phashes.append(perceptual_hash(items))
+        for first in range(0, len(items), batch):
+            part = items[first : first + batch]
+            yield np.arange(start + first, start + first + len(part)), part
+
+
+def _sentence_batches(
+    pool: Pool, batch: int, widths: Widths | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers and tokens of sentences, narrow ones first, so that a batch is as wide as its own sentences need."""
+    ids = np.asarray(pool.x)
+    needed = np.full(len(ids), ids.shape[1]) if widths is None else widths(ids)
+    order = np.argsort(needed, kind="stable")
+    for first in range(0, len(order), batch):
+        rows = order[first : first + batch]
+        yield rows, ids[rows, : needed[rows].max()]
 
 
 def _has_images(pool: Pool) -> bool:
@@ -86,6 +116,7 @@ def embed_pools(
     cache_dir: str | os.PathLike | None,
     backbone_name: str,
     batch: int = 64,
+    widths: Widths | None = None,
     progress: Progress | None = None,
 ) -> list[Pool]:
     """Turns Pools of images or sentences into Pools of frozen features, from the cache where they are there already.
@@ -103,6 +134,8 @@ def embed_pools(
       cache_dir: folder of the cache, made if need be; None computes without one.
       backbone_name: names the network in files and keys.
       batch: items at a time. The last batch is padded, so there is one program for each shape.
+      widths: from token ids `[n, T]` to how many of the T each sentence needs, `[n]`: all, if None. A batch is as wide
+        as the widest of its sentences needs; give few different numbers, since each is a program.
       progress: called as `progress(name, items done, items)`, for what is computed.
 
     Returns:
@@ -123,7 +156,7 @@ def embed_pools(
         path = None if cache_dir is None else _path(cache_dir, f"{pool.name}-{backbone_name}", key)
         arrays = load_arrays(path) if path is not None else None
         if arrays is None:
-            arrays = _embed(pool, lambda images: apply(params, images), batch, progress)
+            arrays = _embed(pool, lambda items: apply(params, items), batch, widths, progress)
             if path is not None:
                 save_arrays(path, arrays)
         embedded.append(dataclasses.replace(pool, x=arrays["features"], phashes=arrays.get("phashes")))
