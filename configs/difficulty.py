@@ -23,12 +23,7 @@ from ml_collections import ConfigDict
 from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
-DEFAULTS = dict(
-    album="embedded",
-    backbone="none",
-    weights="",
-    cache="",
-    datasets="",
+DEFAULTS = defaults.ALBUM | dict(
     recipe="",
     image_size=0,
     seeds=1,
@@ -75,17 +70,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 def data(arg: ConfigDict, features: bool) -> dict:
     """What is read: images, or the features of the backbone."""
-    few = FEW if arg.quick and arg.album == "embedded" else ()
-    return defaults.album(
-        arg.album,
-        datasets=tuple(arg.datasets.split("+")) if arg.datasets else few,
-        image_size=arg.image_size or (128 if features else 64 if arg.backbone != "none" else 32),
-        backbone=arg.backbone if features else "none",
-        weights=arg.weights,
-        cache=arg.cache,
-        split="supervised",
-        fractions=(0.8, 0.0, 0.2),
-    )
+    size = arg.image_size or (128 if features else 64 if arg.backbone != "none" else 32)
+    own = dict(image_size=size) if features else dict(image_size=size, backbone="none")
+    split = dict(split="supervised", fractions=(0.8, 0.0, 0.2))
+    return defaults.chosen_album(arg, few=FEW if arg.quick else (), **own, **split)
 
 
 def features(arg: ConfigDict, frozen: bool) -> dict:

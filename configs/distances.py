@@ -22,12 +22,7 @@ from ml_collections import ConfigDict
 from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
-DEFAULTS = dict(
-    album="embedded",
-    backbone="none",
-    weights="",
-    cache="",
-    datasets="",
+DEFAULTS = defaults.ALBUM | dict(
     learner="in_context",
     seeds=1,
     steps=0,
@@ -46,7 +41,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     frozen = arg.backbone != "none"
     config = ConfigDict()
     config.seed = 0
-    config.data = data(arg, frozen)
+    config.data = data(arg)
     names = album_names(config.data)
     if len(names) < LEAST:
         raise ConfigError(f"{len(names)} data sets ({', '.join(names)}) have no ranks: give {LEAST} or more.")
@@ -68,19 +63,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
     return config
 
 
-def data(arg: ConfigDict, frozen: bool) -> dict:
+def data(arg: ConfigDict) -> dict:
     """What is read; every class's images are shared out between training and test."""
-    few = () if arg.full or arg.album != "embedded" else TWO_DOMAINS if arg.quick else FOUR_DOMAINS
-    return defaults.album(
-        arg.album,
-        datasets=tuple(arg.datasets.split("+")) if arg.datasets else few,
-        image_size=128 if frozen else 64 if arg.full else 32,
-        backbone=arg.backbone,
-        weights=arg.weights,
-        cache=arg.cache,
-        split="images",
-        fractions=(0.6, 0.0, 0.4),
-    )
+    few = () if arg.full else TWO_DOMAINS if arg.quick else FOUR_DOMAINS
+    return defaults.chosen_album(arg, few=few, split="images", fractions=(0.6, 0.0, 0.4))
 
 
 def runs(names: list[str]) -> dict:

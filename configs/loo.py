@@ -14,7 +14,8 @@ By default a small convolutional encoder is trained inside the learner, beside e
 raw pixels. With a backbone all learners share its frozen features. `tune` trains nothing: it compares settings
 of the closed-form learners on the validation domains. The settings below are what its run 5 chose on a real
 album (validated on plants, 2 data sets of 60 episodes), for all folds alike.
-`full` is the published length of training, for a GPU or TPU.
+`datasets=NAME+NAME` takes some of the data sets, and holds out the domains of those. `full` is the published length of
+training, for a GPU or TPU.
 """
 
 from ml_collections import ConfigDict
@@ -22,9 +23,7 @@ from ml_collections import ConfigDict
 from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
-DEFAULTS = dict(
-    album="embedded", backbone="none", weights="", learner="", held_out="", seeds=1, cache="", image_size=0
-)
+DEFAULTS = defaults.ALBUM | dict(learner="", held_out="", seeds=1, image_size=0)
 CONV = dict(filters=(32, 64, 64, 64), downsample="stride", pool="flatten", norm="group")
 PIXELS = dict(encoder="conv", encoder_settings=CONV)
 FEATURES = dict(encoder="identity", encoder_settings=dict(normalize="sqrt_unit"))
@@ -59,14 +58,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 def data(arg: ConfigDict) -> dict:
     """What is read, and how it is split."""
-    size = 128 if arg.backbone != "none" else 64 if arg.full else 32
-    return defaults.album(
-        arg.album,
-        image_size=arg.image_size or size,
-        backbone=arg.backbone,
-        weights=arg.weights,
-        cache=arg.cache,
-    )
+    return defaults.chosen_album(arg, **(dict(image_size=arg.image_size) if arg.image_size else {}))
 
 
 def train(arg: ConfigDict) -> dict:
@@ -183,7 +175,11 @@ def runs(arg: ConfigDict, chosen: list[str], untrained: list[str]) -> dict:
     from metaicl.data.procedural import EMBEDDED_DOMAINS
     from metaicl.data.splits import find_domain
 
-    domains = sorted(EMBEDDED_DOMAINS) if arg.album == "embedded" else list_domains(arg.album)
+    wanted = data(arg)["datasets"]
+    if arg.album == "embedded":
+        domains = sorted(d for d, names in EMBEDDED_DOMAINS.items() if not wanted or set(names) & set(wanted))
+    else:
+        domains = list_domains(arg.album, wanted)
     if arg.held_out:
         domains = [find_domain(name, domains) for name in arg.held_out.split("+")]
     elif arg.quick:

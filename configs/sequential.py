@@ -39,12 +39,7 @@ from ml_collections import ConfigDict
 from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
-DEFAULTS = dict(
-    album="embedded",
-    backbone="none",
-    weights="",
-    cache="",
-    datasets="",
+DEFAULTS = defaults.ALBUM | dict(
     learner="in_context",
     order="",
     bounds="replay+joint",
@@ -100,17 +95,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 def data(arg: ConfigDict, validates: bool) -> dict:
     """What is read; every class's images are shared out between training and test."""
-    few = FEW if arg.quick and arg.album == "embedded" else ()
-    return defaults.album(
-        arg.album,
-        datasets=tuple(arg.datasets.split("+")) if arg.datasets else few,
-        image_size=128 if arg.backbone != "none" else 64 if arg.full else 32,
-        backbone=arg.backbone,
-        weights=arg.weights,
-        cache=arg.cache,
-        split="images",
-        fractions=(0.4, 0.2, 0.4) if validates else (0.6, 0.0, 0.4),
-    )
+    fractions = (0.4, 0.2, 0.4) if validates else (0.6, 0.0, 0.4)
+    return defaults.chosen_album(arg, few=FEW if arg.quick else (), split="images", fractions=fractions)
 
 
 def sequence(arg: ConfigDict, frozen: bool) -> dict:

@@ -3,7 +3,7 @@
 
 `configs/text.py` with all its learners on several splits and sizes; see there for the learners and what they adapt.
 
-    python -m metaicl.main --config=configs/text_table.py:weights=PATH                     everything; hours on a GPU
+    python -m metaicl.main --config=configs/text_table.py                                  everything; hours on a GPU
     python -m metaicl.main --config=configs/text_table.py:weights=PATH,learner=vectors,seeds=3
     python -m metaicl.main --config=configs/text_table.py:weights=PATH,size=5w1s,split=clinc150,fresh=2
     python -m metaicl.main --config=configs/text_table.py:quick            two learners, one domain, random weights
@@ -21,7 +21,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from metaicl.configuration import ConfigError, load_config_file, named, parse_argument
+from metaicl.configuration import ConfigError, leaves, load_config_file, named, parse_argument
 
 text = load_config_file("text", beside=__file__)
 
@@ -63,7 +63,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             config = config or own
             common = {key: value_at(own, key) for key in OF_A_RUN}
             for name, overrides in own.runs.items():
-                runs[f"{split},{size},{name}"] = common | dict(overrides)
+                runs[f"{split},{size},{name}"] = common | dict(leaves(overrides))
     config.runs = named(runs)
     return config
 

@@ -43,6 +43,21 @@ def album(path: str, **given: Any) -> dict[str, Any]:
     return _filled("album", part, given)
 
 
+# The arguments of configs of an album.
+ALBUM = dict(album="embedded", backbone="none", weights="", cache="", datasets="")
+
+
+def chosen_album(arg: ConfigDict, *, few: tuple[str, ...] = (), **given: Any) -> dict[str, Any]:
+    """`album` as the arguments `ALBUM` ask for it: 128 px for a backbone, else 32, with `full` 64.
+
+    `few` are the data sets of the embedded album where the argument names none.
+    """
+    named_sets = tuple(arg.datasets.split("+")) if arg.datasets else few if arg.album == "embedded" else ()
+    common = dict(datasets=named_sets, backbone=arg.backbone, weights=arg.weights, cache=arg.cache)
+    size = 128 if arg.backbone != "none" else 64 if arg.full else 32
+    return album(arg.album, **common | dict(image_size=size) | given)
+
+
 def omniglot(folder: str, download: bool, split: str) -> dict[str, Any]:
     """`config.data` of Omniglot at 28 px: a folder of its two zip files, and whose published split."""
     return dict(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -51,9 +52,9 @@ def places(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def small_sentences(folder: pathlib.Path) -> text.Sentences:
-    """Stands for what a reader of sentences returns: 3 domains of 6 labels of 15 sentences."""
+    """Stands for what a reader of sentences returns: 3 domains of 15 labels of 15 sentences."""
     del folder
-    rows = [(f"{d} {c} word{i}", f"{d}{c}", d) for d in "abc" for c in range(6) for i in range(15)]
+    rows = [(f"{d} {c} word{i}", f"{d}{c}", d) for d in "abc" for c in range(15) for i in range(15)]
     return text.Sentences("small", *(list(column) for column in zip(*rows, strict=True)))
 
 
@@ -80,7 +81,7 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
     for reader in text._READERS:
         monkeypatch.setitem(text._READERS, reader, small_sentences)
     album, weights = places
-    if path.stem == "text":
+    if path.stem in ("text", "text_table"):
         monkeypatch.setenv("METAICL_DATA", str(tmp_path))
         monkeypatch.delenv("METAICL_TEXT_WEIGHTS", raising=False)
         if "weights=" in argument:
@@ -109,19 +110,28 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
     runs = chosen_runs(config, None)
     assert len(runs) == max(len(config.runs), 1)
     for number, (name, own) in enumerate(runs.items()):
-        assert chosen_runs(config, str(number)) == chosen_runs(config, name) == {name: own}
         if embedded and own.data.held_out not in ("", "cells", "plants", "machines"):
             continue
         if embedded and not set(own.data.train_on) <= set(TINY["data.datasets"]):
             continue
         if number % (1 + len(runs) // 8):  # of many, some
             continue
+        assert chosen_runs(config, str(number)) == chosen_runs(config, name) == {name: own}
         run = make_any(name, own, tmp_path / name, mesh())
         assert run.name == name and not run.finished
         if "measure" in own:
             continue
         assert own.learner in own.learners and set(own.baselines) <= set(own.learners)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_some_data_sets_are_held_out_by_their_domains(tmp_path):
+    some = load_config(ROOT / "configs" / "loo.py", "datasets=shrubs+flowers+gears")
+    assert list(some.runs) == ["held_out=machines", "held_out=plants"]
+    album = write_album(tmp_path / "album", ("BRD", "FLW", "APL"), images=2, side=8)
+    every = load_config(ROOT / "configs" / "loo.py", f"album={album}")
+    some = load_config(ROOT / "configs" / "loo.py", f"album={album},datasets=BRD+APL")
+    assert set(some.runs) < set(every.runs) and len(every.runs) > 2
 
 
 def test_replicas_of_a_config_become_replicas_of_a_run(cache, tmp_path):  # noqa: F811
@@ -139,3 +149,28 @@ def test_replicas_of_different_shapes_are_refused(cache, tmp_path):  # noqa: F81
     ((name, own),) = chosen_runs(config, None).items()
     with pytest.raises(ConfigError, match="have tasks of different shapes"):
         make_run(name, own, tmp_path, mesh())
+
+
+def test_the_table_of_sentences_takes_each_split_as_its_config_does(tmp_path, monkeypatch):
+    """Every run of the table is the run of `configs/text.py` with that data set, split and size."""
+    monkeypatch.setenv("METAICL_DATA", str(tmp_path))
+    monkeypatch.delenv("METAICL_TEXT_WEIGHTS", raising=False)
+    one = dataclasses.replace(small_sentences(tmp_path), name="one", domains=["all"] * 675)
+    for name, found in {"clinc150": small_sentences(tmp_path), "banking77": one}.items():
+        monkeypatch.setitem(text._READERS, name, lambda folder, found=found: found)
+    table = load_config(ROOT / "configs" / "text_table.py", "learner=centroid+anil,size=5w1s+15w5s")
+    runs = chosen_runs(table, None)
+    assert len(runs) == 2 * 2 * (3 + 1 + 1)
+    for split, argument in {
+        "clinc150": "dataset=clinc150",
+        "clinc150_classes": "dataset=clinc150,split=class",
+        "banking77": "dataset=banking77",
+    }.items():
+        single = load_config(
+            ROOT / "configs" / "text.py", f"learner=centroid+anil,ways=15,shots=5,{argument}"
+        )
+        for name, own in chosen_runs(single, None).items():
+            same = runs[f"{split},15w5s,{name}"]
+            assert {k: v for k, v in leaves(same) if not k.startswith("runs.")} == {
+                k: v for k, v in leaves(own) if not k.startswith("runs.")
+            }

@@ -180,7 +180,9 @@ def test_cached_vectors_are_those_of_the_encoder_with_its_weights(tmp_path, rng,
     params = net.init(jax.random.key(0))
     for vectors, tokens in zip(pools, ids, strict=True):
         lengths = (tokens.x != 0).sum(1)
-        assert lengths.min() <= 6 < lengths[:4].max()  # both widths occur, and not in the order of the sentences
+        assert (
+            lengths.min() <= 6 < lengths[:4].max()
+        )  # both widths occur, and not in the order of the sentences
         assert vectors.x.shape == (8, 16) and vectors.x.dtype == np.float32 and vectors.phashes is None
         np.testing.assert_allclose(
             vectors.x, jax.jit(net.apply)(params, tokens.x, np.ones(8)), atol=1e-5, rtol=1e-5

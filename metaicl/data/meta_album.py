@@ -187,14 +187,20 @@ def _album_folders(path: str | os.PathLike) -> list[Path]:
     return folders
 
 
-def list_domains(path: str | os.PathLike) -> list[str]:
-    """The domains of an album, sorted, as its labels and info files tell them; opens no image.
+def list_domains(path: str | os.PathLike, datasets: Sequence[str] = ()) -> list[str]:
+    """The domains of an album, or of some of its data sets, sorted, as its labels and info files tell them.
+
+    Opens no image.
 
     Raises:
       FileNotFoundError: if the album or a part of it does not exist, or it has no data set.
     """
     return sorted(
-        {list_dataset(folder, skip_bad=True).domain or "unknown" for folder in _album_folders(path)}
+        {
+            list_dataset(folder, skip_bad=True).domain or "unknown"
+            for folder in _album_folders(path)
+            if not datasets or folder.name in datasets
+        }
     )
 
 
