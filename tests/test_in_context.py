@@ -73,6 +73,28 @@ def test_cached_equals_one_pass_with_a_mask(rng):
         np.testing.assert_allclose(cached(visible), one_pass(visible), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_the_rows_asked_for_are_those_of_the_whole(rng, x64, every, remat):
+    """Values, cache and gradients, with a bias, where the last block leaves the other rows out."""
+    transformer = make_transformer(width=8, layers=2, heads=2, mlp=16, dtype="float64", remat=remat)
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), enlarged(transformer.init(KEY)))
+    tokens, bias = jnp.asarray(rng.normal(size=(3, 7, 8))), jnp.asarray(rng.normal(size=(2, 2, 7, 7)))
+    visible = jnp.tril(jnp.ones((7, 7), bool))
+
+    def some(params):
+        outputs, cache = transformer.context(params, tokens, visible, bias, every)
+        return jnp.sum(outputs**3), (outputs, cache)
+
+    def whole(params):
+        outputs, cache = transformer.context(params, tokens, visible, bias)
+        return jnp.sum(outputs[:, ::every] ** 3), (outputs[:, ::every], cache)
+
+    found, expected = (jax.jit(jax.value_and_grad(f, has_aux=True))(params) for f in (some, whole))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12, rtol=1e-10)
+
+
 def test_joint_and_packed_are_different_functions(run, learners, episode):
     _, meta = learners
     assert np.max(np.abs(run("joint", meta, episode) - run("packed", meta, episode))) > 1e-2

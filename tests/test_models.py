@@ -19,6 +19,7 @@ from metaicl.models.convolution import (
 )
 from metaicl.models.linear import init_linear, linear
 from metaicl.models.network import make_encoder, normalized
+from metaicl.models.pointwise import LayerNorm, gelu
 
 SIZES = [(6, 6), (7, 7), (8, 5), (1, 2), (3, 1)]
 
@@ -124,6 +125,23 @@ def test_group_norm_is_flax(rng, channels, offset):
     groups = next(g for g in range(min(GROUPS, channels), 0, -1) if channels % g == 0)
     layer = nn.GroupNorm(groups, epsilon=1e-5, use_bias=False, use_scale=False)
     np.testing.assert_allclose(group_normalized(x), layer.apply({}, x), atol=2e-4 if offset else 1e-5)
+
+
+def test_gelu_and_layer_norm_are_flax(rng, x64):
+    """Values and first derivatives, far out on both sides too."""
+    x = jnp.asarray(np.concatenate([rng.normal(size=(50, 8)) * 3, np.linspace(-30, 30, 80).reshape(10, 8)]))
+    theirs, ours = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float64), LayerNorm(1e-6, jnp.float64)
+    params = {"params": {"scale": jnp.asarray(rng.normal(size=8)), "bias": jnp.asarray(rng.normal(size=8))}}
+    assert jax.tree.structure(ours.init(jax.random.key(0), x)) == jax.tree.structure(params)
+    exact = lambda x: nn.gelu(x, approximate=False)
+    for expected, found, arguments in [(exact, gelu, (x,)), (theirs.apply, ours.apply, (params, x))]:
+        both = [
+            jax.value_and_grad(lambda a, f=f: jnp.sum(jnp.sin(f(*a))))(arguments) for f in (expected, found)
+        ]
+        for a, b in zip(*map(jax.tree.leaves, both), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-12, rtol=1e-9)
+    low = LayerNorm(1e-6, jnp.bfloat16).apply(params, x.astype(jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -114,8 +114,8 @@ def _sequence(
         tokens = jnp.stack([x, y], axis=1).reshape(2 * len(x), width)  # x1, y1, x2, y2, ...
         real = jnp.repeat(examples.mask > 0, 2)
         visible = jnp.tril(real[None, :] | jnp.eye(len(real), dtype=bool))
-        outputs, cache = transformer.context(params["transformer"], tokens, visible)
-        return linear(params["readout"], outputs[::2]), cache, real
+        outputs, cache = transformer.context(params["transformer"], tokens, visible, every=2)
+        return linear(params["readout"], outputs), cache, real
 
     def extend(params, state, x, mask):
         _check_points(state["real"].shape[0] // 2 + 1, max_points)

@@ -147,7 +147,8 @@ def _joint(spec, parts, transformer):
         bias = _relation_bias(meta.params, spec, support)
         if bias is not None:
             bias = jnp.pad(bias, ((0, 0), (0, 0), (1, 0), (1, 0)))  # a query is of no known class
-        outputs, _ = transformer.context(meta.params["transformer"], sequences, visible, bias)
+        every = 1 if parts.reads_support else sequences.shape[1]  # only the query's own token is read
+        outputs, _ = transformer.context(meta.params["transformer"], sequences, visible, bias, every)
         read = jax.vmap(parts.read, in_axes=(None, 0, 0, None, None))
         return read(meta.params, outputs[:, :1], outputs[:, 1:], support.y, real)[:, 0]
 
@@ -168,6 +169,7 @@ class _Parts(NamedTuple):
 
     width: int
     independent: bool
+    reads_support: bool
     init: Any
     support_tokens: Any
     query_tokens: Any
@@ -209,7 +211,7 @@ def _parts(
         return fuse(x, jnp.broadcast_to(params["label"]["unknown"], (len(x), label_width)).astype(x.dtype))
 
     read = _read_linear if readout == "linear" else _read_matching(spec)
-    return _Parts(width, net.independent, init, support_tokens, query_tokens, read)
+    return _Parts(width, net.independent, readout == "matching", init, support_tokens, query_tokens, read)
 
 
 def _token_width(spec, image_width, label_width, fusion, labels, readout) -> int:

@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metaicl.models.pointwise import LayerNorm, gelu
+
 # Finite: a row that sees nothing gives a mean, never NaN; every caller lets a token see itself.
 _MASKED = -1e9
 
@@ -24,8 +26,9 @@ class Transformer(NamedTuple):
 
     Attributes:
       init: `(key) -> params`.
-      context: `(params, tokens [..., T, D], visible [T, T] or [..., 1, T, T], bias) -> (outputs, cache)`.
-        `bias` is None or `[L, H, T, T]`, added to the attention logits.
+      context: `(params, tokens [..., T, D], visible [T, T] or [..., 1, T, T], bias, every) -> (outputs, cache)`.
+        `bias` is None or `[L, H, T, T]`, added to the attention logits. `every` (1) asks for the outputs of the first
+        token and every so many after it; the cache is of all.
       extend: `(params, tokens [Q, D], cache, visible [T]) -> outputs [Q, D]`.
     """
 
@@ -47,10 +50,10 @@ def make_transformer(
     module = _Encoder(width, layers, heads, mlp, jnp.dtype(dtype), remat)
 
     def init(key):
-        return module.init(key, jnp.zeros((1, width)), jnp.ones((1, 1), bool), None)["params"]
+        return module.init(key, jnp.zeros((1, width)), jnp.ones((1, 1), bool), None, 1)["params"]
 
-    def context(params, tokens, visible, bias=None):
-        return module.apply({"params": params}, tokens, visible, bias)
+    def context(params, tokens, visible, bias=None, every=1):
+        return module.apply({"params": params}, tokens, visible, bias, every)
 
     def extend(params, tokens, cache, visible):
         return module.apply({"params": params}, tokens, cache, visible, method="extend")
@@ -85,6 +88,34 @@ def _to_rank(x, rank):
     return x.reshape((1,) * (rank - x.ndim) + x.shape)
 
 
+class _QueryKeyValue(nn.Module):
+    """Three projections whose kernels lie side by side, as in torch's `nn.MultiheadAttention`."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, every=1):
+        """Queries of every so many rows, keys and values of all: `[..., T, D]` -> each `[..., T, H, d]`.
+
+        The kernels are taken apart rather than the result: they are small, and so is what their gradients need.
+        """
+        width = x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (width, 3 * width)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,)).astype(self.dtype)
+
+        def project(number, x):
+            part = slice(number * width, (number + 1) * width)
+            return _apart(x @ kernel[:, part] + _to_rank(bias[part], x.ndim), self.heads)
+
+        return project(0, x[..., ::every, :]), project(1, x), project(2, x)
+
+
+def _apart(x, heads):
+    """`[..., D]` -> `[..., H, d]`."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
 class _Block(nn.Module):
     """One pre-norm block. Initialised as torch's `nn.MultiheadAttention` and torchvision's `MLPBlock`."""
 
@@ -98,28 +129,23 @@ class _Block(nn.Module):
         like_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         small = nn.initializers.normal(1e-6)
         dense = lambda n, **kw: nn.Dense(n, dtype=self.dtype, **kw)
-        self.norm_1 = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
-        self.qkv = dense(3 * self.width, kernel_init=xavier)
+        self.norm_1 = LayerNorm(1e-6, self.dtype)
+        self.qkv = _QueryKeyValue(self.heads, self.dtype)
         self.out = dense(self.width, kernel_init=like_linear)
-        self.norm_2 = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
+        self.norm_2 = LayerNorm(1e-6, self.dtype)
         self.mlp_in = dense(self.mlp, kernel_init=xavier, bias_init=small)
         self.mlp_out = dense(self.width, kernel_init=xavier, bias_init=small)
 
-    def _heads(self, x):
-        qkv = self.qkv(self.norm_1(x))
-        shape = (*x.shape[:-1], 3 * self.heads, self.width // self.heads)
-        return jnp.split(qkv.reshape(shape), 3, axis=-2)  # each [..., H, d]
-
     def _finish(self, x, mixed):
         x = x + self.out(mixed.reshape(x.shape))
-        return x + self.mlp_out(nn.gelu(self.mlp_in(self.norm_2(x)), approximate=False))
+        return x + self.mlp_out(gelu(self.mlp_in(self.norm_2(x))))
 
-    def __call__(self, x, visible, bias):
-        q, k, v = self._heads(x)
-        return self._finish(x, attention(q, k, v, visible, bias)), (k, v)
+    def __call__(self, x, visible, bias, every):
+        q, k, v = self.qkv(self.norm_1(x), every)
+        return self._finish(x[..., ::every, :], attention(q, k, v, visible, bias)), (k, v)
 
     def extend(self, x, cache, visible):
-        q, k, v = self._heads(x)
+        q, k, v = self.qkv(self.norm_1(x))
         return self._finish(x, attention_to_context_and_self(q, k, v, cache[0], cache[1], visible))
 
 
@@ -132,14 +158,20 @@ class _Encoder(nn.Module):
     remat: bool
 
     def setup(self):
-        block = nn.remat(_Block) if self.remat else _Block
+        block = nn.remat(_Block, static_argnums=(4,)) if self.remat else _Block
         self.blocks = [block(self.width, self.heads, self.mlp, self.dtype) for _ in range(self.layers)]
-        self.norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
+        self.norm = LayerNorm(1e-6, self.dtype)
 
-    def __call__(self, x, visible, bias):
+    def __call__(self, x, visible, bias, every):
         x, cache = x.astype(self.dtype), []
         for i, block in enumerate(self.blocks):
-            x, keys_values = block(x, visible, None if bias is None else bias[i])
+            biased = None if bias is None else bias[i]
+            if every == 1 or i + 1 < self.layers:
+                x, keys_values = block(x, visible, biased, 1)
+            else:  # of the last block only these rows are asked for
+                seen = visible if visible.shape[-2] == 1 else visible[..., ::every, :]
+                biased = None if biased is None else biased[..., ::every, :]
+                x, keys_values = block(x, seen, biased, every)
             cache.append(keys_values)
         return self.norm(x), tuple(cache)
 
