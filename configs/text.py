@@ -22,8 +22,9 @@ meta-training, 50 steps of Adam on the support), and on the cached vectors of th
 `all`, `head`, `topK` layers, `norms`, `adapters`, `lora`, `prompts`, or `warp`, all but the feed-forward parts; the
 head always moves. `fresh=2` starts the two top layers of `weights` at random: where an encoder was trained on much the
 same task already, that leaves something to learn. `rates=layer` learns the inner rates of `maml`, `fomaml` and `anil`,
-one per array and step; where they begin has not been tuned. `quick` is sized for two minutes on two cores, without
-weights. `configs/text_table.py` compares all learners.
+one per array and step; where they begin has not been tuned. `out_of_scope=10` (of clinc150) adds ten queries of no
+class to each test episode, and records how well the largest probability and the energy tell them apart. `quick` is
+sized for two minutes on two cores, without weights. `configs/text_table.py` compares all learners.
 """
 
 import os
@@ -47,6 +48,7 @@ DEFAULTS = dict(
     split="",
     folder="$METAICL_DATA/text",
     cache="",
+    out_of_scope=0,
     seeds=1,
 )
 SMALL = dict(width=64, layers=2, heads=4, hidden=128, positions=64)
@@ -94,9 +96,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
         checkpoint_every=max(steps // 4, 1),
         validate_every=max(steps // 4, 1),
     )
-    config.evaluate = defaults.evaluation(
-        episodes=100 if arg.quick else 600, batch=20, validation_episodes=20 if arg.quick else 60
-    )
+    episodes = dict(episodes=100, validation_episodes=20) if arg.quick else dict(validation_episodes=60)
+    config.evaluate = defaults.evaluation(batch=20, out_of_scope=arg.out_of_scope, **episodes)
     config.replicas = defaults.seeds(arg.seeds)
     config.runs = named(runs(chosen, domains))
     return config

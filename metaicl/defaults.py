@@ -161,6 +161,7 @@ def evaluation(**given: Any) -> dict[str, Any]:
         shot_curve_episodes=0,
         fits=0,
         probes={},
+        out_of_scope=0,  # queries of no class more, of each test episode of sentences
         compare=(),  # pairs of labels of replicas whose answers are compared
         point=dict(setting="", value=0.0),
     )

@@ -12,10 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaicl import losses
-from metaicl.episode import Array, Episode, PyTree, Source, TaskSpec, host_batch, limit_shots
+from metaicl.episode import Array, Episode, Examples, PyTree, Source, TaskSpec, host_batch, limit_shots
 from metaicl.learners.base import Learner, Meta, answer
 
 ALL_SHOTS = 2**30
+
+# `(spec, outputs [Q, N], query) -> {"values": {metric: scalar}, "calibration": {...}}` of one episode.
+Measure = Callable[[TaskSpec, Array, Examples], dict[str, dict[str, Array]]]
+
+
+def of_answers(spec: TaskSpec, outputs: Array, query: Examples) -> dict[str, dict[str, Array]]:
+    """Loss, accuracy and calibration of the answers to one episode."""
+    return {
+        "values": losses.metrics(spec, outputs, query),
+        "calibration": losses.calibration(spec, outputs, query),
+    }
 
 
 def evaluate(
@@ -29,6 +40,7 @@ def evaluate(
     batch: int = 32,
     shots: int = ALL_SHOTS,
     progress: Callable[[int], None] | None = None,
+    measure: Measure = of_answers,
 ) -> dict[str, Any]:
     """Answers the given episodes of `source`.
 
@@ -40,12 +52,13 @@ def evaluate(
       batch: episodes per call of the jitted evaluator.
       shots: support items per class that the learner may see (0 and up; one program serves all values).
       progress: called with the number of episodes done since the last call.
+      measure: what is measured of the answers.
 
     Returns:
       `{"values": {metric: float64 [episodes]}, "calibration": {...}}`, see `losses.metrics` and
       `losses.calibration` (sums over the episodes; empty for regression).
     """
-    run = _evaluator(spec, learner, source.build)
+    run = _evaluator(spec, learner, source.build, measure)
     values: list[dict] = []
     totals: dict[str, np.ndarray] = {}
     for count, padded, host in _batches(source, episodes, batch):
@@ -133,16 +146,12 @@ def _built(build, consts, host_batch, indices, seed):
 
 
 @functools.lru_cache(maxsize=64)
-def _evaluator(spec: TaskSpec, learner: Learner, build: Callable) -> Callable:
+def _evaluator(spec: TaskSpec, learner: Learner, build: Callable, measure: Measure) -> Callable:
     """The jitted evaluator of a learner; folds with equal settings share one program."""
 
     def one(meta, episode: Episode, key, shots):
         episode = Episode(limit_shots(episode.support, shots), episode.query)
-        outputs = answer(spec, learner, meta, episode, key)
-        return {
-            "values": losses.metrics(spec, outputs, episode.query),
-            "calibration": losses.calibration(spec, outputs, episode.query),
-        }
+        return measure(spec, answer(spec, learner, meta, episode, key), episode.query)
 
     @jax.jit
     def run(meta, consts, host_batch, indices, shots, seed):

@@ -38,8 +38,8 @@ def given_path(path: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(text).expanduser()
 
 
-def writable_folder(path: str | os.PathLike) -> pathlib.Path:
-    """The absolute path of a folder for outputs, which is made where there is none.
+def writable_folder(path: str | os.PathLike, *, flag: str = "workdir") -> pathlib.Path:
+    """The absolute path of a folder for outputs, which is made where there is none; `flag` is what named it.
 
     Raises:
       OSError: if no file can be written there.
@@ -51,7 +51,7 @@ def writable_folder(path: str | os.PathLike) -> pathlib.Path:
             pass
     except OSError as error:
         raise OSError(
-            f"The workdir {root} cannot be written to ({error.strerror}): choose another --workdir."
+            f"The {flag} {root} cannot be written to ({error.strerror}): choose another --{flag}."
         ) from error
     return root
 

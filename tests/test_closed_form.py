@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +147,16 @@ def test_logistic_is_sklearn_logistic(rng, support, penalty):
     e = clusters(rng, support=support)
     outputs = run(SPEC, e, method="logistic", penalty=penalty)
     np.testing.assert_allclose(probabilities(outputs), sklearn_logistic(e, penalty), atol=1e-4)
+
+
+@pytest.mark.parametrize("support", [8, 40])
+def test_logistic_of_many_weights_forms_no_matrix(rng, support, monkeypatch):
+    e = clusters(rng, support=support)
+    module = importlib.import_module("metaicl.learners.closed_form")
+    monkeypatch.setattr(module, "_solve_dense", lambda *a: pytest.fail("a matrix is formed"))
+    monkeypatch.setattr(module, "DENSE", 0)
+    outputs = run(SPEC, e, method="logistic", penalty=0.1)
+    np.testing.assert_allclose(probabilities(outputs), sklearn_logistic(e, 0.1), atol=1e-3)
 
 
 def test_logistic_with_padding(rng):

@@ -31,19 +31,23 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "models": (),
     "curricula": (),
     "report": (),
+    "calibration": (),
     "losses": ("episode",),
+    "scope": ("episode",),
     "learners": ("episode", "losses", "models"),
     "data": ("episode",),
     "features": ("data.pool", "data.images", "models"),
     "distances": ("data.pool",),
     "analysis": ("episode", "losses", "learners"),
     "evaluate": ("episode", "losses", "learners.base"),
+    "estimator": ("episode", "losses", "learners", "models", "checkpoint", "calibration", "scope"),
     "train": ("episode", "losses", "learners.base", "evaluate", "sharding", "checkpoint", "writer"),
     "experiment": ("*",),  # the composer: everything but the command lines
     "main": ("experiment",),
     "distances.__main__": ("experiment",),
+    "predict": ("experiment",),
 }
-COMMAND_LINES = ("main", "distances.__main__")
+COMMAND_LINES = ("main", "distances.__main__", "predict")
 FENCED: dict[str, tuple[str, ...]] = {
     "flax.linen": ("models",),
     "orbax": ("checkpoint",),
@@ -174,8 +178,15 @@ def test_tests_are_collected_without_the_oracles(path):
     assert not [name for name in found if any(within(name, oracle) for oracle in oracles)]
 
 
-@pytest.mark.parametrize(("module", "flag"), [("metaicl.main", "--config"), ("metaicl.distances", "--album")])
-def test_help_answers_without_the_heavy_libraries(module, flag):
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [
+        ("metaicl.main", ("--config", "--workdir")),
+        ("metaicl.distances", ("--album", "--workdir")),
+        ("metaicl.predict", ("--run", "--support", "--out_of_scope")),
+    ],
+)
+def test_help_answers_without_the_heavy_libraries(module, flags):
     program = (
         "import atexit, runpy, sys\n"
         "say = lambda: print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)\n"
@@ -185,7 +196,7 @@ def test_help_answers_without_the_heavy_libraries(module, flag):
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert done.returncode == 0 and flag in done.stdout and "--workdir" in done.stdout
+    assert done.returncode == 0 and all(flag in done.stdout for flag in flags)
     heavy = {
         "jax",
         "jaxlib",

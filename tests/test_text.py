@@ -15,7 +15,7 @@ from real_data import REAL_DATA, needs_real
 from metaicl.data import sampler, splits
 from metaicl.data.images import DataWarning
 from metaicl.data.pipeline import open_batches
-from metaicl.data.text import list_domains, make_pools, read_sentences
+from metaicl.data.text import list_domains, make_pools, read_out_of_scope, read_sentences
 from metaicl.data.tokens import hashed_words
 from metaicl.episode import Episode, Examples, TaskSpec, host_batch, replicate
 from metaicl.learners import make_learner
@@ -69,6 +69,17 @@ def test_clinc150_has_ten_domains_of_fifteen_intents():
     row = hashed_words().encode([found.texts[at]])[0]
     place = np.flatnonzero((travel.x[:, : len(row)] == row).all(axis=1))
     assert [travel.classes[travel.labels[i]] for i in place] == ["translate"]
+
+
+@needs_real
+def test_out_of_scope_sentences_are_those_of_no_intent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        found, scoped = (f("clinc150", REAL_DATA / "text") for f in (read_out_of_scope, read_sentences))
+    assert 1150 < len(found.texts) <= 1200 and set(found.labels) == {"oos"}
+    assert "how much has the dow changed today" in found.texts and len({*found.texts} & {*scoped.texts}) < 5
+    with pytest.raises(ValueError, match="'banking77' has no out-of-scope sentences"):
+        read_out_of_scope("banking77", REAL_DATA / "text")
 
 
 @needs_real

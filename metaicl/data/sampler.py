@@ -167,6 +167,34 @@ def labelled_items(
     return _source(store, indices)
 
 
+def with_outsiders(source: Source, store: Store, pool: Pool, *, seed: int, items: int) -> Source:
+    """The episodes of a source over `store`, each with queries more that are of no class: their label is -1.
+
+    Args:
+      source: of the episodes.
+      store: where the items of both are.
+      pool: what the queries are drawn from.
+      seed: what episode i gets depends on (seed, i) alone.
+      items: queries more, of each episode.
+
+    Raises:
+      ValueError: if the pool has fewer.
+    """
+    if not 0 < items <= len(pool):
+        raise ValueError(f"{items} queries of {pool.name}, which has {len(pool)}: ask for 1 to {len(pool)}.")
+    rows = (store.offsets[pool.name] + pool.rows).astype(np.int32)
+    added = {"y": np.full(items, -1, np.int32), "mask": np.ones(items, np.float32)}
+
+    def indices(i: int) -> dict[str, np.ndarray]:
+        rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 1, i]))
+        more = added | {"rows": rng.choice(rows, items, replace=False)}
+        episode = source.indices(i)
+        both = {f"query_{k}": np.concatenate([episode[f"query_{k}"], part]) for k, part in more.items()}
+        return episode | both
+
+    return _source(store, indices)
+
+
 def _source(store: Store, draw: Callable[[int], dict[str, np.ndarray]]) -> Source:
     """A source over a store; the items of a batch are as wide as its longest needs, where they are sentences."""
     if store.buckets is None:

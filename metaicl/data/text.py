@@ -29,6 +29,7 @@ Grouping = Literal["domain", "all"]
 _TEXT = ("text", "sentence", "utterance", "query")
 _LABEL = ("label", "category", "intent", "class")
 _DOMAIN = ("domain",)
+_CLINC150 = ("clinc150_data_full.json", "data_full.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,49 @@ def read_sentences(dataset: str, path: str | os.PathLike) -> Sentences:
     return _without_repetitions(found)
 
 
+def read_labelled(path: str | os.PathLike) -> Sentences:
+    """The labelled sentences of a .csv, .tsv or .jsonl file; errors as `read_sentences`."""
+    return read_sentences(str(given_path(path).absolute()), "")
+
+
+def read_queries(path: str | os.PathLike) -> tuple[list[str], list[str] | None]:
+    """The sentences of a .csv, .tsv or .jsonl file in its order, and their labels if its first row has one.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: for a file without sentences or their column, or with an empty sentence or label.
+    """
+    path, found = given_path(path), Sentences("", [], [], [])
+    labelled = True
+    for number, (place, row) in enumerate(_rows_of(path)):
+        plain = _plain(row)
+        labelled = labelled and (number > 0 or any(name in plain for name in _LABEL))
+        text = _field(path, place, plain, _TEXT)
+        label = _field(path, place, plain, _LABEL) if labelled else "-"
+        _add(found, path, place, text, label, "-")
+    if not found.texts:
+        raise ValueError(f"{path} holds no sentence. Give another file.")
+    return found.texts, found.labels if labelled else None
+
+
+def read_out_of_scope(dataset: str, path: str | os.PathLike) -> Sentences:
+    """The sentences of a data set that belong to none of its classes, under one label.
+
+    Raises:
+      ValueError: for a data set that has none. FileNotFoundError: if a file is not there.
+    """
+    if dataset != "clinc150":
+        raise ValueError(f"{dataset!r} has no out-of-scope sentences, only clinc150 has: leave them out.")
+    file = _existing(given_path(path), *_CLINC150)
+    told, found = _json(file), Sentences("clinc150_out_of_scope", [], [], [])
+    for part in ("oos_train", "oos_val", "oos_test"):
+        for text, label in told.get(part, ()):
+            _add(found, file, f"part {part!r}", text, label, "out of scope")
+    if not found.texts:
+        raise ValueError(f"{file} has no part 'oos_test'. Download it again.")
+    return _without_repetitions(found)
+
+
 def list_domains(dataset: str, path: str | os.PathLike) -> list[str]:
     """The domains of a data set of sentences, sorted; arguments and errors as `read_sentences`."""
     with warnings.catch_warnings():
@@ -93,15 +137,7 @@ def make_pools(
     Raises:
       ValueError: if a label is of two domains.
     """
-    ids, lengths, cut = padded(tokenizer.encode(sentences.texts), tokenizer.padding, longest)
-    if cut:
-        warnings.warn(
-            f"{sentences.name}: {cut} of {len(ids)} sentences are longer than {longest} tokens and were cut.",
-            DataWarning,
-            stacklevel=2,
-        )
-    width = next((b for b in sorted(buckets) if lengths.max() <= b <= longest), ids.shape[1])
-    ids = np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=tokenizer.padding)
+    ids = token_rows(sentences.texts, tokenizer, name=sentences.name, longest=longest, buckets=buckets)
     digests = np.array([_digest(text) for text in sentences.texts], "S64")
     domains = sorted(set(sentences.domains))
     several = by == "domain" and len(domains) > 1
@@ -122,6 +158,21 @@ def make_pools(
             )
         )
     return pools
+
+
+def token_rows(
+    texts: Sequence[str], tokenizer: Tokenizer, *, name: str, longest: int, buckets: Sequence[int] = ()
+) -> np.ndarray:
+    """Sentences as rows of token ids `int32 [n, T]`, padded; arguments and T as in `make_pools`."""
+    ids, lengths, cut = padded(tokenizer.encode(texts), tokenizer.padding, longest)
+    if cut:
+        warnings.warn(
+            f"{name}: {cut} of {len(ids)} sentences are longer than {longest} tokens and were cut.",
+            DataWarning,
+            stacklevel=3,
+        )
+    width = next((b for b in sorted(buckets) if lengths.max() <= b <= longest), ids.shape[1])
+    return np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=tokenizer.padding)
 
 
 def _digest(text: str) -> str:
@@ -160,7 +211,7 @@ def _existing(folder: Path, *names: str) -> Path:
 
 def _clinc150(folder: Path) -> Sentences:
     """CLINC150 (Larson et al. 2019): 10 domains of 15 intents, all three published parts together."""
-    path = _existing(folder, "clinc150_data_full.json", "data_full.json")
+    path = _existing(folder, *_CLINC150)
     domains_path = _existing(folder, "clinc150_domains.json", "domains.json")
     told, by_domain = (_json(p) for p in (path, domains_path))
     domain_of = {label: domain for domain, labels in by_domain.items() for label in labels}
@@ -184,6 +235,13 @@ def _banking77(folder: Path) -> Sentences:
 
 
 def _read_file(path: Path) -> Sentences:
+    result = Sentences(path.stem, [], [], [])
+    _add_rows(result, path, path.stem)
+    return result
+
+
+def _rows_of(path: Path) -> Iterator[tuple[str, dict]]:
+    """The place of every row of a file, and its fields."""
     if path.suffix.lower() not in _ROWS:
         known = ", ".join([*_READERS, *(f"a path of a {ending} file" for ending in _ROWS)])
         raise ValueError(f"There is no data set of sentences {str(path)!r}; give {known}.")
@@ -191,15 +249,20 @@ def _read_file(path: Path) -> Sentences:
         raise FileNotFoundError(
             f"There is no file {path}. Give the path of a csv or jsonl of text and label."
         )
-    result = Sentences(path.stem, [], [], [])
-    _add_rows(result, path, path.stem)
-    return result
+    try:
+        yield from _ROWS[path.suffix.lower()](path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read ({error}). Save it as UTF-8 text.") from error
+
+
+def _plain(row: dict) -> dict:
+    return {str(key).strip().lower(): value for key, value in row.items() if key is not None}
 
 
 def _add_rows(result: Sentences, path: Path, domain: str) -> None:
     """Adds the rows of a file; those without a domain of their own are of `domain`."""
-    for place, row in _ROWS[path.suffix.lower()](path):
-        plain = {str(key).strip().lower(): value for key, value in row.items() if key is not None}
+    for place, row in _rows_of(path):
+        plain = _plain(row)
         text, label = (_field(path, place, plain, names) for names in (_TEXT, _LABEL))
         own = next((plain[name] for name in _DOMAIN if plain.get(name)), domain)
         _add(result, path, place, text, label, str(own))

@@ -21,6 +21,7 @@ class TestSet(NamedTuple):
       source: where the episodes come from.
       scale: what the squared error is divided by for the `error` of the records; 0 where that means nothing.
       setting, value: of a set that is one point of a curve over a setting of the data.
+      with_outsiders: the same episodes with queries more that are of no class, or None.
     """
 
     dataset: str
@@ -34,6 +35,7 @@ class TestSet(NamedTuple):
     scale: float = 0.0
     setting: str = ""
     value: float = 0.0
+    with_outsiders: Source | None = None
 
 
 class Problem(NamedTuple):

@@ -36,6 +36,10 @@ def make_problem(config: ConfigDict, place: Callable) -> Problem:
     """
     if config.data.kind not in _PROBLEMS:
         raise ConfigError(f"data.kind is {config.data.kind!r}; there are {', '.join(_PROBLEMS)}.")
+    if config.evaluate.get("out_of_scope", 0) and config.data.kind != "text":
+        raise ConfigError(
+            f"evaluate.out_of_scope is of sentences, and data.kind is {config.data.kind!r}: set it to 0."
+        )
     parts = {name: as_json(config[name]) for name in ("data", "task", "evaluate")}
     return _memoised_problem(json.dumps(parts), place)
 
@@ -60,8 +64,16 @@ def _album(data, task, evaluation, place) -> Problem:
 
 def _text(data, task, evaluation, place) -> Problem:
     """Episodes of sentences; `data.split` says what training and test do not share."""
-    pools, store = texts.stored_text(json.dumps(texts.reading(data)), place)
-    return _of_parts(pools, store, *_split(pools, data, task), data, task, evaluation)
+    outsiders = int(evaluation.get("out_of_scope", 0))
+    reading = json.dumps(texts.reading(data))
+    pools, store = texts.stored_text(reading, place, bool(outsiders))
+    classes = pools[:-1] if outsiders else pools
+    problem = _of_parts(classes, store, *_split(classes, data, task), data, task, evaluation)
+    if not outsiders:
+        return problem
+    more = dict(store=store, pool=pools[-1], seed=evaluation.seed, items=outsiders)
+    added = [h._replace(with_outsiders=sampler.with_outsiders(h.source, **more)) for h in problem.test]
+    return problem._replace(test=added)
 
 
 def _of_parts(pools, store, parts, split_by, data, task, evaluation) -> Problem:

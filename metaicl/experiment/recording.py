@@ -14,17 +14,19 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from metaicl.configuration import as_json
-from metaicl.evaluate import answers, evaluate
+from metaicl.evaluate import answers, evaluate, of_answers
 from metaicl.experiment.parts import TestSet
 from metaicl.learners import Meta
+from metaicl.scope import separation
 
 
 class Evaluation(NamedTuple):
     """One thing to measure of a learner on a data set.
 
     Attributes:
-      kind: `main`, `shots` (a point of the shot curve) or `sweep` (a point of a curve over another setting). What is
-        `main` is recorded as `transfer` where the run trained on some of its data sets only (`data.train_on`).
+      kind: `main`, `shots` (a point of the shot curve), `sweep` (a point of a curve over another setting) or
+        `out_of_scope` (does a score tell queries of no class apart). What is `main` is recorded as `transfer` where
+        the run trained on some of its data sets only (`data.train_on`).
       shots: support items per class.
       episodes: how many.
       variant: name of the variant of the learner; "" for itself.
@@ -52,6 +54,8 @@ def evaluations(config: ConfigDict, name: str, held: TestSet) -> list[Evaluation
     found = [Evaluation("main", held.shots, e.episodes)]
     for variant, settings in entry.get("variants", {}).items():
         found.append(Evaluation("main", held.shots, e.episodes, variant, settings))
+    if held.with_outsiders is not None:
+        found.append(Evaluation("out_of_scope", held.shots, e.episodes))
     if name in e.shot_curve_learners or not e.shot_curve_learners:
         found += [Evaluation("shots", k, e.shot_curve_episodes) for k in e.shot_curve if k <= held.shots]
     return found + sweep(config, name, held)
@@ -113,18 +117,20 @@ def placed(found: list[dict[str, Any]], name: str, configs: Sequence[ConfigDict]
 
 
 def _record(run, replica, name, meta, step, split, held, evaluation, progress) -> dict[str, Any]:
-    e = run.config.evaluate
+    outside = evaluation.kind == "out_of_scope"
     result = evaluate(
         replica.problem.spec,
         run.learner(name, evaluation.settings, of=replica),
         meta,
-        held.source,
+        held.with_outsiders if outside else held.source,
         range(evaluation.episodes),
-        batch=e.batch,
+        batch=run.config.evaluate.batch,
         shots=evaluation.shots,
         progress=progress,
+        measure=separation if outside else of_answers,
     )
-    check_finite(result["values"]["loss"], name, held, evaluation)
+    if not outside:  # the same supports' answers have been checked before
+        check_finite(result["values"]["loss"], name, held, evaluation)
     about = head(run, replica, name, meta, step, split, held, evaluation)
     return about | dict(evaluation.beside) | _rounded(result, held.scale)
 
@@ -186,7 +192,8 @@ def short(values: Mapping[str, np.ndarray], digits: int = 5) -> dict[str, list[f
 def _rounded(result: dict[str, Any], scale: float) -> dict[str, Any]:
     """Per-episode values in the names of the report: losses are `nll` or `mse`, and with a scale `error` first."""
     values = dict(result["values"])
-    values["nll" if "accuracy" in values else "mse"] = values.pop("loss")
+    if "loss" in values:
+        values["nll" if "accuracy" in values else "mse"] = values.pop("loss")
     if scale:
         values = {"error": values["mse"] / scale} | values
     record: dict[str, Any] = {"values": short(values)}

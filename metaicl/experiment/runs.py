@@ -38,6 +38,11 @@ from metaicl.writer import Writer
 NOT_SETTINGS = ("kind", "train", "test", "variants", "sweep")
 
 
+def constructor_settings(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a learner's entry in a config gives its constructor, as it trains."""
+    return {key: value for key, value in entry.items() if key not in NOT_SETTINGS}
+
+
 class Replica(NamedTuple):
     """One of the models that a run trains side by side: its name, config and problem."""
 
@@ -90,7 +95,7 @@ class Run:
         if name not in entries:
             raise ConfigError(f"The config has no learner {name!r}; there are {', '.join(entries)}.")
         entry = as_json(entries[name])
-        chosen = {k: v for k, v in entry.items() if k not in NOT_SETTINGS}
+        chosen = constructor_settings(entry)
         if settings is not None:
             chosen |= entry.get("test", {}) | dict(settings)
         spec = self.replicas[0].problem.spec
@@ -108,7 +113,7 @@ def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) ->
             f"evaluate.select is {config.evaluate.select!r}; use 'best' (in validation) or 'last'."
         )
     if "sequence" in config:
-        sequential.check_settings(config, _training(config, config.learner))
+        sequential.check_settings(config, training_of(config, config.learner))
     variants = dict(config.replicas) or {"": {}}
     replicas = []
     for replica, overrides in variants.items():
@@ -125,9 +130,9 @@ def make_run(name: str, config: ConfigDict, folder: pathlib.Path, mesh: Mesh) ->
             )
     run = Run(name, config, folder, mesh, tuple(replicas))
     check_comparisons(run)
-    check_curriculum(config, _training(config, config.learner).batch)
+    check_curriculum(config, training_of(config, config.learner).batch)
     if "sequence" in config:
-        sequential.check_sequence(run, _training(config, config.learner))
+        sequential.check_sequence(run, training_of(config, config.learner))
     for learner in (config.learner, *config.baselines):
         _try_out(run, learner)
     return run
@@ -137,7 +142,7 @@ def _try_out(run: Run, name: str) -> None:
     """Traces, on the shapes of this run, what it will do with a learner; what does not fit is said here."""
     problem = run.replicas[0].problem
     meta = jax.eval_shape(run.learner(name).init, jax.random.key(0))
-    t = _training(run.config, name)
+    t = training_of(run.config, name)
     try:
         if t.steps and (
             name == run.config.learner or run.config.learners[name].get("train", {}).get("steps")
@@ -232,7 +237,7 @@ def check_folder(run: Run | Measurement) -> None:
         )
 
 
-def _training(config: ConfigDict, name: str) -> ConfigDict:
+def training_of(config: ConfigDict, name: str) -> ConfigDict:
     """The `train` part of the config with the learner's own overrides."""
     return overridden(config.train, config.learners[name].get("train", {}))
 
@@ -280,7 +285,7 @@ def _optimizer(t: ConfigDict, span: int) -> optax.GradientTransformation:
 
 def _train_main(run: Run) -> TrainState | None:
     """Trains the run's learner, all replicas side by side; None if it takes no training."""
-    t = _training(run.config, run.config.learner)
+    t = training_of(run.config, run.config.learner)
     if not t.steps:
         return None
     validate = functools.partial(_validate, run)
@@ -308,7 +313,7 @@ def _fit_baseline(run: Run, name: str, replica: Replica) -> tuple[Meta, int]:
     own = run.config.learners[name].get("train", {})
     if not own.get("steps", 0):
         return _initial(run, name, replica), 0
-    t = _training(run.config, name)
+    t = training_of(run.config, name)
     state = train(
         run.learner(name, of=replica),
         listed([Stage("main", replica.problem.train(replica.config.seed), t.steps)]),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -10,12 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from metaicl.configuration import ConfigError, as_json
 from metaicl.data import sampler
 from metaicl.data.pool import Pool
-from metaicl.data.text import make_pools, read_sentences
+from metaicl.data.text import make_pools, read_out_of_scope, read_sentences
 from metaicl.data.tokens import Tokenizer, hashed_words, load_tokenizer
 from metaicl.experiment.progress import ProgressBar, cache_folder
 from metaicl.models.bert import BertShape
@@ -43,24 +45,44 @@ def reading(data) -> dict:
 
 
 @functools.lru_cache(maxsize=2)
-def stored_text(settings: str, place: Callable) -> tuple[list[Pool], sampler.Store]:
+def stored_text(
+    settings: str, place: Callable, out_of_scope: bool = False
+) -> tuple[list[Pool], sampler.Store]:
     """Reads sentences, embeds them if a backbone is asked for, and puts them on the devices, once per process.
+
+    With `out_of_scope` the last pool is of the sentences that belong to none of the data set's classes.
 
     Raises:
       ConfigError: for settings that do not fit together.
       FileNotFoundError, ImportError, ValueError: for data, weights or a tokenizer that cannot be used.
     """
     data = ConfigDict(json.loads(settings))
-    _check(data)
-    tokenizer, shape = tokenizer_of(data)
-    if data.longest > shape.positions:
-        raise ConfigError(f"data.longest is {data.longest}; the encoder has {shape.positions} positions.")
-    sentences = read_sentences(data.dataset, data.folder)
-    pools = make_pools(sentences, tokenizer, longest=data.longest, buckets=data.buckets, by=data.by)
+    tokenizer = checked_tokenizer(data)
+    sizes = dict(longest=data.longest, buckets=data.buckets)
+    pools = make_pools(read_sentences(data.dataset, data.folder), tokenizer, by=data.by, **sizes)
+    if out_of_scope:
+        pools += make_pools(read_out_of_scope(data.dataset, data.folder), tokenizer, by="all", **sizes)
+        pools = _equally_wide(pools, tokenizer.padding)
     if data.backbone == "none":
         return pools, sampler.make_store(pools, place, padding=tokenizer.padding, widths=data.buckets)
     pools = _vectors(pools, tokenizer, data)
     return pools, sampler.make_store(pools, place)
+
+
+def _equally_wide(pools: list[Pool], padding: int) -> list[Pool]:
+    """The pools with rows as wide as the widest."""
+    width = max(pool.x.shape[1] for pool in pools)
+    pad = lambda x: np.pad(x, ((0, 0), (0, width - x.shape[1])), constant_values=padding)
+    return [dataclasses.replace(pool, x=pad(pool.x)) for pool in pools]
+
+
+def checked_tokenizer(data: ConfigDict) -> Tokenizer:
+    """The tokenizer of a config whose settings of sentences fit together; errors as `stored_text`."""
+    _check(data)
+    tokenizer, shape = tokenizer_of(data)
+    if data.longest > shape.positions:
+        raise ConfigError(f"data.longest is {data.longest}; the encoder has {shape.positions} positions.")
+    return tokenizer
 
 
 def _check(data) -> None:
@@ -93,18 +115,19 @@ def encoder_settings(data: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     return dict(shape=as_json(data["shape"]) | {"vocabulary": data["vocabulary"]}, pool=data["pool"])
 
 
+def frozen_encoder(data: ConfigDict, tokenizer: Tokenizer, width: int) -> Backbone:
+    """The encoder that makes vectors of rows of `width` token ids; its initial weights are those of `data.weights`."""
+    net = make_encoder("bert", (width,), **encoder_settings(data))
+    apply = lambda params, x: net.apply(params, x, jnp.ones(len(x)))
+    return Backbone(net.init, apply, net.width, f"{data.pool} {tokenizer.digest}")
+
+
 def _vectors(pools: list[Pool], tokenizer: Tokenizer, data: ConfigDict) -> list[Pool]:
     """The sentences as vectors of the frozen encoder, from the cache where they are there already."""
     from metaicl.features.cache import embed_pools
 
-    net = make_encoder("bert", pools[0].x.shape[1:], **encoder_settings(data))
-    backbone = Backbone(
-        net.init,
-        lambda params, x: net.apply(params, x, jnp.ones(len(x))),
-        net.width,
-        f"{data.pool} {tokenizer.digest}",
-    )
-    params = jax.jit(net.init)(jax.random.key(0))
+    backbone = frozen_encoder(data, tokenizer, pools[0].x.shape[1])
+    params = jax.jit(backbone.init)(jax.random.key(0))
     with ProgressBar("sentences") as bar:
         return embed_pools(
             pools,

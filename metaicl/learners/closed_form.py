@@ -14,6 +14,7 @@ from metaicl.learners.prototypes import class_means, distance_logits
 from metaicl.models.network import make_encoder
 
 Method = Literal["centroid", "knn", "ridge", "logistic"]
+DENSE = 4096  # weights of a logistic regression up to which its Newton steps form their matrix
 
 
 def closed_form(
@@ -217,24 +218,22 @@ def newton_logistic(z, y, mask, present, penalty, steps: int = 20):
       weights `[d, N]`, intercept `[N]`.
     """
     design = jnp.concatenate([z, jnp.ones((len(z), 1), z.dtype)], axis=1)  # [S, d + 1]
-    d, n = design.shape[1], y.shape[1]
-    quadratic = _logistic_penalty(d, present.astype(z.dtype), penalty)
+    shape = (design.shape[1], y.shape[1])
+    penalise = _logistic_penalty(shape[0], present.astype(z.dtype), penalty)
 
     def log_p(w):
         return jax.nn.log_softmax(jnp.where(present[None, :], design @ w, -1e9))
 
     def objective(w):
         fit = -jnp.sum(mask[:, None] * y * jnp.where(present[None, :], log_p(w), 0.0))
-        return fit + 0.5 * w.reshape(-1) @ quadratic @ w.reshape(-1)
+        return fit + 0.5 * jnp.sum(w * penalise(w))
+
+    solve = _solve_dense if shape[0] * shape[1] <= DENSE else _solve_by_products
 
     def step(w, _):
         p = jnp.exp(log_p(w)) * mask[:, None]
-        gradient = (design.T @ (p - y * mask[:, None])).reshape(-1) + quadratic @ w.reshape(-1)
-        curvature = jnp.einsum("sn,nm->snm", p, jnp.eye(n, dtype=z.dtype)) - jnp.einsum(
-            "sn,sm,s->snm", p, p, mask
-        )
-        hessian = jnp.einsum("si,sj,snm->injm", design, design, curvature).reshape(d * n, d * n)
-        direction = jnp.linalg.solve(hessian + quadratic, gradient).reshape(d, n)
+        gradient = design.T @ (p - y * mask[:, None]) + penalise(w)
+        direction = solve(design, p, mask, penalise, gradient)
         lengths = jnp.array([1.0, 0.5, 0.25, 0.1, 0.02, 0.0], z.dtype)
         values = jax.vmap(lambda length: objective(w - length * direction))(lengths)
         # The longest of those that are best up to rounding: near the optimum the values no longer differ.
@@ -242,20 +241,43 @@ def newton_logistic(z, y, mask, present, penalty, steps: int = 20):
         rounding = 10 * jnp.finfo(z.dtype).eps * (1 + jnp.abs(best))
         return w - lengths[jnp.argmax(values <= best + rounding)] * direction, None
 
-    w, _ = jax.lax.scan(step, jnp.zeros((d, n), z.dtype), None, length=steps)
+    w, _ = jax.lax.scan(step, jnp.zeros(shape, z.dtype), None, length=steps)
     return w[:-1], w[-1]
 
 
+def _solve_dense(design, p, mask, penalise, gradient):
+    """The Newton direction `[d, N]` by elimination in the whole matrix."""
+    d, n = gradient.shape
+    curvature = jnp.einsum("sn,nm->snm", p, jnp.eye(n, dtype=p.dtype)) - jnp.einsum(
+        "sn,sm,s->snm", p, p, mask
+    )
+    hessian = jnp.einsum("si,sj,snm->injm", design, design, curvature).reshape(d * n, d * n)
+    units = jnp.eye(d * n, dtype=p.dtype).reshape(d * n, d, n)
+    quadratic = jax.vmap(penalise)(units).reshape(d * n, d * n)
+    return jnp.linalg.solve(hessian + quadratic, gradient.reshape(-1)).reshape(d, n)
+
+
+def _solve_by_products(design, p, mask, penalise, gradient):
+    """The Newton direction by conjugate gradients: the matrix, of (d N)^2 numbers, is never formed."""
+    del mask  # p is masked
+
+    def product(v):
+        change = design @ v  # [S, N]
+        weighted = p * (change - jnp.sum(p * change, axis=1, keepdims=True))
+        return design.T @ weighted + penalise(v)
+
+    return jax.scipy.sparse.linalg.cg(product, gradient, tol=1e-4, maxiter=100)[0]
+
+
 def _logistic_penalty(d, present, penalty):
-    """Matrix of the quadratic penalty on the flattened `[d, N]` weights, whose last row is the intercept.
+    """The quadratic penalty's matrix, as `[d, N] weights -> [d, N]`; the last row is the intercept.
 
     Present intercepts are free but for a whisper, absent ones stay at zero. A common shift of the intercepts
     changes no probability: pulling their sum to zero moves no optimum and stops rounding from drifting there.
     """
-    n = len(present)
-    diagonal = jnp.full((d, n), penalty, present.dtype).at[-1].set(jnp.where(present > 0, 1e-6, 1.0))
-    last = jnp.zeros((d, n), present.dtype).at[-1].set(present).reshape(d * n)
-    return jnp.diag(diagonal.reshape(d * n)) + jnp.outer(last, last)
+    diagonal = jnp.full((d, len(present)), penalty, present.dtype)
+    diagonal = diagonal.at[-1].set(jnp.where(present > 0, 1e-6, 1.0))
+    return lambda w: (diagonal * w).at[-1].add(present * jnp.sum(present * w[-1]))
 
 
 _FITS = {

@@ -21,6 +21,7 @@ Record = dict[str, Any]
 FEW_CLASSES = 10
 
 OF_DATA = ("distance", "ease")  # evaluations of data sets, not of learners
+OUT_OF_SCOPE = "out_of_scope"  # an evaluation by metrics of its own, in a table of its own
 
 DEFAULTS = {
     "replica": "",
@@ -64,7 +65,7 @@ class Group(NamedTuple):
 
 def higher_is_better(metric: str) -> bool:
     """Whether a larger value is the better one; every other metric is an error or a distance."""
-    return metric in ("accuracy", "gradient_cosine", "gradient_product")
+    return metric in ("accuracy", "gradient_cosine", "gradient_product") or metric.startswith("auroc")
 
 
 def in_percent(metric: str) -> bool:
@@ -206,7 +207,7 @@ def protocol(records: list[Record]) -> str:
 
 def headline_groups(records: list[Record]) -> list[Group]:
     """The records of the headline tables: test split, main protocol, a group for each metric and setting."""
-    records = [r for r in records if r["evaluation"] not in OF_DATA]
+    records = [r for r in records if r["evaluation"] not in (*OF_DATA, OUT_OF_SCOPE)]
     chosen = [r for r in records if r["evaluation"] == "main"]
     if not chosen:
         most = max((r["shots"] or 0 for r in records), default=0)
@@ -246,7 +247,7 @@ def shot_records(records: list[Record]) -> list[Record]:
     shots = defaultdict(set)
     for record in records:
         shots[record["evaluation"]].add(record["shots"])
-    curves = [name for name in shots if name != "main" and len(shots[name] - {None}) > 1]
+    curves = [name for name in shots if name not in ("main", OUT_OF_SCOPE) and len(shots[name] - {None}) > 1]
     chosen = [r for r in records if curves and r["evaluation"] == curves[0]]
     tested = [r for r in chosen if r["split"] == "test"] or chosen
     return label_learners(tested)

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from metaicl.report import difficulty, relation_figures, relations
+from metaicl.report import difficulty, outsiders, relation_figures, relations
 from metaicl.report.reading import Record
 from metaicl.report.style import STYLE, Drawing
 from metaicl.report.tables import Table
@@ -25,7 +25,8 @@ def sections(records: Sequence[Record]) -> list[Section]:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        return [section for section in (_relation(records), _difficulty(records)) if section]
+        found = _relation(records), _difficulty(records), _outsiders(records)
+        return [section for section in found if section]
 
 
 def _relation(records: Sequence[Record]) -> Section | None:
@@ -48,3 +49,8 @@ def _difficulty(records: Sequence[Record]) -> Section | None:
         return None
     rows, drawing = difficulty.difficulty_rows(found), difficulty.draw_difficulty(found)
     return Section(difficulty.difficulty_table(found), [], rows, {}, [drawing])
+
+
+def _outsiders(records: Sequence[Record]) -> Section | None:
+    table = outsiders.outsider_table(records)
+    return None if table is None else Section(table, [], [], {}, [])  # its rows are those of the records
