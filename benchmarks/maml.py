@@ -201,12 +201,12 @@ def comparisons(rounds: int) -> dict[str, dict[str, Any]]:
     )
     tasks, ways = make_tasks(TASKS, 1, 5), SPEC.num_outputs
     adam = optax.adam(OUTER_RATE), lambda leaves: torch.optim.Adam(leaves, OUTER_RATE)
-    found = {}
+    module, found = peers.Conv4(1, peers.FILTERS, ways), {}
     for name, order in (("second_order", "second"), ("fomaml", "first")):
         second = order == "second"
         work = {
-            "torch_autograd": peers.autograd_maml(STEPS, RATE, second),
-            "torch_func": peers.func_maml(STEPS, RATE, second, peers.FILTERS, ways),
+            "torch_autograd": peers.autograd_maml(lambda w, x: peers.forward(w, x, 1), STEPS, RATE, second),
+            "torch_func": peers.func_maml(peers.called(module), STEPS, RATE, second),
         }
         build = lambda dtype, order=order: conv4(order=order, tasks_at_once=1, dtype=dtype)
         found[name] = compare(build, tasks, adam, work, 1, rounds)

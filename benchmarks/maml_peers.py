@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 LAYERS, FILTERS, EPSILON = 4, 64, 1e-5
 Tensors = dict[str, torch.Tensor]
+Forward = Callable[[Tensors, torch.Tensor], torch.Tensor]  # weights and items to outputs [n, N]
 
 
 class Tasks(NamedTuple):
@@ -97,6 +98,11 @@ def forward(weights: Tensors, x: torch.Tensor, stride: int) -> torch.Tensor:
     return F.linear(x.flatten(1), weights["head.weight"], weights["head.bias"])
 
 
+def called(module: torch.nn.Module) -> Forward:
+    """A module as a function of its weights."""
+    return lambda weights, x: torch.func.functional_call(module, weights, (x,))
+
+
 class Block(torch.nn.Module):
     """Convolution, batch norm, ReLU and, with `stride` 1, max pooling."""
 
@@ -129,7 +135,9 @@ class Conv4(torch.nn.Module):
         return self.head(x.flatten(1))
 
 
-def autograd_maml(steps: int, rate: float, second: bool) -> Callable[[Tensors, Tasks], Tensors]:
+def autograd_maml(
+    forward: Forward, steps: int, rate: float, second: bool
+) -> Callable[[Tensors, Tasks], Tensors]:
     """`(weights, tasks) -> meta-gradient` by `torch.autograd.grad`, one task after another."""
 
     def meta_gradient(weights, tasks):
@@ -137,10 +145,10 @@ def autograd_maml(steps: int, rate: float, second: bool) -> Callable[[Tensors, T
         for sx, sy, qx, qy in zip(*tasks[:4], strict=True):
             fast = weights
             for _ in range(steps):
-                loss = F.cross_entropy(forward(fast, sx, 1), sy)
+                loss = F.cross_entropy(forward(fast, sx), sy)
                 grads = torch.autograd.grad(loss, list(fast.values()), create_graph=second)
                 fast = {name: w - rate * g for (name, w), g in zip(fast.items(), grads, strict=True)}
-            loss = F.cross_entropy(forward(fast, qx, 1), qy) / len(tasks.support_x)
+            loss = F.cross_entropy(forward(fast, qx), qy) / len(tasks.support_x)
             grads = torch.autograd.grad(loss, list(weights.values()))
             for (name, old), g in zip(total.items(), grads, strict=True):
                 total[name] = old + g
@@ -149,14 +157,11 @@ def autograd_maml(steps: int, rate: float, second: bool) -> Callable[[Tensors, T
     return meta_gradient
 
 
-def func_maml(
-    steps: int, rate: float, second: bool, features: int, ways: int
-) -> Callable[[Tensors, Tasks], Tensors]:
+def func_maml(forward: Forward, steps: int, rate: float, second: bool) -> Callable[[Tensors, Tasks], Tensors]:
     """`(weights, tasks) -> meta-gradient` by `torch.func`, the tasks side by side under `vmap`."""
-    module = Conv4(1, features, ways)
 
     def loss(weights, x, y):
-        return F.cross_entropy(torch.func.functional_call(module, weights, (x,)), y)
+        return F.cross_entropy(forward(weights, x), y)
 
     def task_loss(weights, sx, sy, qx, qy):
         fast = weights

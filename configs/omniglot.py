@@ -75,6 +75,7 @@ def learners(arg: ConfigDict, ways: int, shots: int) -> dict:
     return {
         "maml": maml,
         "fomaml": dict(maml, order="first"),
+        "protomaml": dict(maml, head="prototypes"),
         "anil": dict(maml, adapted="head"),
         "boil": dict(maml, adapted="body"),
         "meta_sgd": dict(maml, rates="parameter", inner_lr=0.1),

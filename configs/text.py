@@ -16,13 +16,14 @@ them; `full` takes all); else, or with `split=class`, training, validation and t
 sentence-transformers/all-MiniLM-L6-v2 (`$METAICL_TEXT_WEIGHTS` unless given; `weights=none` for none). Without weights
 a small BERT over hashed words starts at random: it shows the way, and what training alone gives.
 
-`learner`: `maml`, `fomaml`, `reptile`, `anil`, `protonet` (prototypes whose encoder is trained), `finetune` (no
-meta-training, 50 steps of Adam on the support), and on the cached vectors of the frozen encoder `prototypes`,
-`in_context`, `logistic`, `centroid`. `adapt` says what the inner loop of the first three and of `finetune` moves:
-`all`, `head`, `topK` layers, `norms`, `adapters`, `lora`, `prompts`, or `warp`, all but the feed-forward parts; the
-head always moves. `fresh=2` starts the two top layers of `weights` at random: where an encoder was trained on much the
-same task already, that leaves something to learn. `rates=layer` learns the inner rates of `maml`, `fomaml` and `anil`,
-one per array and step; where they begin has not been tuned. `out_of_scope=10` (of clinc150) adds ten queries of no
+`learner`: `maml`, `fomaml`, `protomaml` (its head starts from the class means), `reptile`, `anil`, `protonet`
+(prototypes whose encoder is trained), `finetune` (no meta-training, 50 steps of Adam on the support), and on the
+cached vectors of the frozen encoder `prototypes`, `in_context`, `logistic`, `centroid`. `adapt` says what the inner
+loop of the first four and of `finetune` moves: `all`, `head`, `topK` layers, `norms`, `adapters`, `lora`, `prompts`,
+or `warp`, all but the feed-forward parts; the head always moves. `fresh=2` starts the two top layers of `weights` at
+random: where an encoder was trained on much the same task already, that leaves something to learn. `rates=layer`
+learns the inner rates of `maml`, `fomaml`, `protomaml` and `anil`, one per array and step; where they begin has not
+been tuned. `dropout=0.1` is that of BERT, in training alone. `out_of_scope=10` (of clinc150) adds ten queries of no
 class to each test episode, and records how well the largest probability and the energy tell them apart. `quick` is
 sized for two minutes on two cores, without weights. `configs/text_table.py` compares all learners.
 """
@@ -41,6 +42,7 @@ DEFAULTS = dict(
     adapt="all",
     rates="fixed",
     fresh=0,
+    dropout=0.0,
     ways=5,
     shots=5,
     weights="",
@@ -163,8 +165,7 @@ def learners(arg: ConfigDict) -> dict:
     """Each with its encoder, what it adapts, and its outer schedule where it is not the common one."""
     added, adapted = adaptation(arg)
     encoder = dict(weights=arg.weights) if arg.weights else dict(shape=dict(SMALL, vocabulary=VOCABULARY))
-    encoder["remat"] = False  # True: less memory for large encoders
-    encoder["fresh_layers"] = arg.fresh
+    encoder |= dict(dropout=arg.dropout, fresh_layers=arg.fresh, remat=False)  # remat=True: less memory
     bert = dict(encoder="bert", encoder_settings=encoder | added)
     plain = dict(encoder="bert", encoder_settings=encoder)
     steps = dict(inner_steps=5, inner_lr=0.05, test=dict(inner_steps=10))
@@ -175,6 +176,7 @@ def learners(arg: ConfigDict) -> dict:
     return {
         "maml": maml,
         "fomaml": dict(maml, order="first"),
+        "protomaml": dict(maml, head="prototypes"),
         "anil": dict(maml | plain, adapted="head"),
         "reptile": dict(
             bert,

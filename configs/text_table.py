@@ -30,7 +30,7 @@ SPLITS = {
     "clinc150_classes": "dataset=clinc150,split=class",
     "banking77": "dataset=banking77",
 }
-ENCODER = ("maml", "fomaml", "anil", "reptile", "protonet", "finetune")
+ENCODER = ("maml", "fomaml", "protomaml", "anil", "reptile", "protonet", "finetune")
 GROUPS = {"vectors": text.VECTORS, "encoder": ENCODER, "all": (*ENCODER, *text.VECTORS)}
 # What differs between the splits and sizes, and so belongs to a run.
 OF_A_RUN = (

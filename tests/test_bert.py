@@ -13,6 +13,7 @@ from real_data import REAL_DATA
 from text_data import (
     TINY,
     WORDS,
+    cut_up,
     needs_pretrained,
     pretrained_folder,
     tiny_tensors,
@@ -270,6 +271,35 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, rng):
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-9])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         jax.eval_shape(make_encoder("bert", (9,), weights=str(tmp_path)).init, jax.random.key(0))
+
+
+def test_weights_in_several_files(tmp_path, rng):
+    tensors = tiny_tensors(rng)
+    folder, cut = (write_model(tmp_path / name, tensors) for name in ("whole", "cut"))
+    files = cut_up(cut, tensors)
+    init = lambda folder: make_encoder("bert", (9,), weights=str(folder)).init
+    whole, several = (jax.jit(init(place))(jax.random.key(0)) for place in (folder, cut))
+    jax.tree.map(np.testing.assert_array_equal, whole, several)
+
+    shapes = lambda: jax.eval_shape(init(cut), jax.random.key(0))
+    index = cut / "model.safetensors.index.json"
+    told = json.loads(index.read_text())
+    name = "encoder.layer.1.attention.self.key.weight"
+    without = {k: v for k, v in told["weight_map"].items() if k != name}
+    index.write_text(json.dumps({"weight_map": without}))
+    with pytest.raises(ValueError, match=rf"index\.json does not fit the network \(missing: {name}\)"):
+        shapes()
+    other = next(file.name for file in files if file.name != told["weight_map"][name])
+    index.write_text(json.dumps({"weight_map": without | {name: other}}))
+    with pytest.raises(ValueError, match=rf"files do not hold: {name} of {other}"):
+        shapes()
+    index.write_text(json.dumps(told))
+    files[1].unlink()
+    with pytest.raises(FileNotFoundError, match=rf"names {files[1].name}, and there is no such file"):
+        shapes()
+    index.write_text("[]")
+    with pytest.raises(ValueError, match="not an index of safetensors files"):
+        shapes()
 
 
 def test_configs_that_are_not_carried_out_are_refused(tmp_path, rng):

@@ -102,6 +102,30 @@ def test_meta_gradient_of_learned_rates_is_the_derivative(rates):
     assert float(dot(run(params)[0], way)) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_meta_gradient_through_a_head_of_prototypes_is_the_derivative(steps):
+    """Proto-MAML: the class means that the head starts from are differentiated, whatever is adapted after."""
+    spec, learner = make("mlp", head="prototypes", inner_steps=steps)
+    params, batch = parameters(learner), episodes(spec)
+    assert set(params) == {"encoder"}
+    run = jax.jit(lambda p: learner.meta_grad(Meta(p), batch, jax.random.key(0), 0))
+    way = direction(params)
+    expected = central_difference(lambda p: run(p)[2]["loss"], params, way)
+    assert float(dot(run(params)[0], way)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_first_order_keeps_the_derivative_of_a_head_of_prototypes():
+    """Without inner steps both orders are one; with them first order differs, and still is not nothing."""
+    found = {}
+    for steps in (0, 2):
+        for order in ("first", "second"):
+            spec, learner = make("mlp", head="prototypes", inner_steps=steps, order=order)
+            found[steps, order] = gradient(learner, parameters(learner), episodes(spec))
+    synthetic.leaves_close(found[0, "first"], found[0, "second"], rtol=1e-12, atol=1e-15)
+    assert synthetic.distance(found[2, "first"], found[2, "second"]) > 0.01
+
+
 def test_meta_gradient_of_the_multi_step_loss_is_the_derivative():
     """MAML++: the weighted losses come from learners that stop after 1, 2 and 3 of the same steps."""
     step, until = 4, 10

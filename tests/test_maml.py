@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ import synthetic
 from synthetic import IMAGES, VECTORS
 
 from metaicl.episode import TaskSpec
-from metaicl.learners import Meta, make_learner
+from metaicl.learners import Meta, answer, make_learner
 from metaicl.learners.base import summary
 from metaicl.learners.classifier import make_classifier
 from metaicl.learners.maml import step_weights
@@ -102,6 +104,39 @@ def test_rates_of_more_steps_than_trained_are_the_last():
     got = adapt(Meta(meta.params | {"rates": rates}), support, KEY)
     expected = adapt(Meta(meta.params | {"rates": filled}), support, KEY)
     synthetic.leaves_close(got, expected)
+
+
+def test_a_head_of_prototypes_without_steps_is_the_prototypes_learner():
+    """Its softmax is that of minus the squared distances; a class that the support lacks is out of both."""
+    width = MLP["encoder_settings"]["hidden"][0]
+    ours = make_learner("maml", VECTORS, inner_steps=0, head="prototypes", **MLP)
+    # The learner of prototypes takes half the squared distance over the root of the width.
+    theirs = make_learner("prototypes", VECTORS, scale=2 * width**0.5, **MLP)
+    meta = jax.jit(theirs.init)(KEY)
+
+    @jax.jit
+    def both(e):
+        a = answer(VECTORS, ours, Meta({"encoder": meta.params["encoder"]}), e, KEY)
+        return jax.nn.softmax(a), jax.nn.softmax(answer(VECTORS, theirs, meta, e, KEY))
+
+    for absent in (None, 1):
+        e = synthetic.episode(np.random.default_rng(0), VECTORS, query=9)
+        if absent is not None:
+            e = e.replace(support=e.support.replace(mask=e.support.mask * (e.support.y != absent)))
+        a, b = both(e)
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert absent is None or float(jnp.max(a[:, absent])) == 0.0
+
+
+def test_a_head_of_prototypes_answers_any_number_of_ways():
+    """Trained weights and rates of layers hold for other ways; the adapted head has one column for each."""
+    settings = dict(inner_steps=2, rates="layer", head="prototypes", **MLP)
+    four = dataclasses.replace(VECTORS, num_outputs=4)
+    three_ways, four_ways = (make_learner("maml", spec, **settings) for spec in (VECTORS, four))
+    meta = jax.eval_shape(three_ways.init, KEY)
+    assert jax.eval_shape(four_ways.init, KEY) == meta
+    e = synthetic.episode(np.random.default_rng(0), four, support=8)
+    assert jax.eval_shape(lambda m, e: answer(four, four_ways, m, e, KEY), meta, e).shape == (4, 4)
 
 
 def normalised_by(network, params, images, statistics_of):

@@ -38,6 +38,8 @@ REFUSED = [
     ("maml", VECTORS, {"rates": "learned"}, "Inner rates is 'learned'"),
     ("maml", VECTORS, {"inner_batch": 2, "inner_sampling": "random"}, "Inner sampling is 'random'"),
     ("maml", VECTORS, {"batch_norm": "running"}, "batch_norm is 'running'"),
+    ("maml", VECTORS, {"head": "means"}, "head is 'means'"),
+    ("maml", POINTS, {"head": "prototypes"}, "class means"),
     ("maml", VECTORS, {"inner_steps": -1}, "0 or more"),
     ("maml", VECTORS, {"inner_optimizer": "adam"}, "eps_root"),
     ("maml", VECTORS, {"inner_optimizer": "lion"}, "Unknown inner optimizer 'lion'"),

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from real_data import REAL_DATA
 from safetensors.numpy import save_file
+from synthetic import stacked
+
+from metaicl.episode import Episode, Examples
 
 WORDS = "what is my card balance please tell me the weather in paris and turn off all lights now"
 TINY = dict(
@@ -86,9 +89,32 @@ def write_model(folder: pathlib.Path, tensors: dict[str, np.ndarray], **changes)
     return folder
 
 
+def cut_up(folder: pathlib.Path, tensors: dict[str, np.ndarray], parts: int = 2) -> list[pathlib.Path]:
+    """Replaces the weights of a folder by several files with an index, as Hugging Face keeps large ones."""
+    (folder / "model.safetensors").unlink()
+    files = [folder / f"model-{i + 1:05}-of-{parts:05}.safetensors" for i in range(parts)]
+    names = sorted(tensors)
+    index = {name: files[i % parts].name for i, name in enumerate(names)}
+    for i, file in enumerate(files):
+        save_file({name: tensors[name] for name in names[i::parts]}, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return files
+
+
 def token_ids(rng: np.random.Generator, lengths, vocabulary: int = 40) -> np.ndarray:
     """Random sentences of the given lengths, padded with 0 to the longest."""
     ids = np.zeros((len(lengths), max(lengths)), np.int32)
     for row, length in zip(ids, lengths, strict=True):
         row[:length] = rng.integers(1, vocabulary, length)
     return ids
+
+
+def tiny_episodes(count: int = 2) -> Episode:
+    """A batch of 3-way 1-shot episodes of sentences of at most 5 of 20 tokens, with 4 queries."""
+    rng = np.random.default_rng(0)
+
+    def examples(n):
+        ids = token_ids(rng, [5, *rng.integers(2, 6, n - 1)], 20)
+        return Examples(ids, np.arange(n, dtype=np.int32) % 3, np.ones(n, np.float32))
+
+    return stacked([Episode(examples(3), examples(4)) for _ in range(count)])

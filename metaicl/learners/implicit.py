@@ -52,6 +52,8 @@ def implicit_maml(
             f"proximal={proximal:g}, solver_steps={solver_steps}: both must be positive for an implicit gradient."
         )
     network = make_classifier(spec, encoder, encoder_settings, dtype, batch_norm)
+    if network.dropout:
+        raise ValueError("implicit_maml does not train with dropout: leave it at 0.")
     inner = inner_loop(
         steps=inner_steps,
         learning_rate=inner_lr,

@@ -8,6 +8,7 @@
 | BOIL (Oh et al. 2021) | `adapted="body"` |
 | Meta-SGD (Li et al. 2017) | `rates="parameter"` |
 | MAML++ (Antoniou et al. 2019) | `rates="layer", multi_step_until=..., first_order_until=...` |
+| Proto-MAML (Triantafillou et al. 2020, arXiv 1903.03096) | `head="prototypes"` |
 | joint training | `inner_steps=0`, and steps at test time |
 """
 
@@ -19,11 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from metaicl import losses
-from metaicl.episode import Array, TaskSpec
+from metaicl.episode import Array, Examples, TaskSpec
 from metaicl.learners.base import Learner, Meta, batched_meta_grad
-from metaicl.learners.classifier import BatchNorm, Classifier, make_classifier
+from metaicl.learners.classifier import BatchNorm, Classifier, Head, make_classifier
 from metaicl.learners.inner import Adapted, InnerLoop, Order, Rates, Sampling, inner_loop
 
+# Keys of dropout are folded in with numbers that the inner loop's own two (`split`) do not have.
+QUERY_KEY, HEAD_KEY = 2, 3
 FLOOR = 0.03  # of the share that a step before the last has in the multi-step loss
 
 
@@ -43,6 +46,7 @@ def maml(
     adapted: str = "all",
     rates: Rates = "fixed",
     multi_step_until: int = 0,
+    head: Head = "learned",
     batch_norm: BatchNorm = "transductive",
     remat: bool = False,
     tasks_at_once: int | None = None,
@@ -60,13 +64,17 @@ def maml(
       first_order_until: outer steps of first order before those of `order` (MAML++'s annealing).
       multi_step_until: outer steps over which the loss moves from the mean over the queries' losses after
         every inner step to that after the last (`step_weights`); 0 uses the last alone.
+      head: `learned` like all other weights, or `prototypes`: every task's head starts from its support's class
+        means (`prototypes.prototype_head`), and no parameter depends on N unless `rates="parameter"`. The
+        meta-gradient goes through the means into the encoder. So it does in first order: the inner gradients
+        count as constants, the head that they are added to does not.
       tasks_at_once: tasks of a batch whose meta-gradient is taken side by side; None: all of them. One at a time
         takes the memory of one, and is no slower for convolutions on a CPU (`benchmarks/maml.py`).
 
     Raises:
       ValueError: for settings that are unknown or do not fit together.
     """
-    network = make_classifier(spec, encoder, encoder_settings, dtype, batch_norm)
+    network = make_classifier(spec, encoder, encoder_settings, dtype, batch_norm, head)
     loop = functools.partial(
         inner_loop,
         steps=inner_steps,
@@ -88,23 +96,43 @@ def maml(
 
     def init(key):
         params = network.init(key)
-        learned = inner.init_rates(params)
+        learned = inner.init_rates(network.start(params, _nothing(spec)))
         return Meta(params | {"rates": learned} if learned else params)
 
     def adapt(meta, support, key):
-        return network.state(_adapted(network, inner, meta.params, support, key).params, support)
+        weights = network.start(_without_rates(meta.params), support)
+        result = inner.run(network.support_loss, weights, support, key, rates=meta.params.get("rates"))
+        return network.state(result.params, support)
 
     def predict(meta, state, x, mask):
         del meta
         return network.answer(state, x, mask)
 
-    exchangeable = inner_batch is None
-    return Learner(init, adapt, predict, grad, network.independent, exchangeable, failure=inner.failure)
+    return Learner(
+        init,
+        adapt,
+        predict,
+        grad,
+        network.independent,
+        exchangeable=inner_batch is None,
+        relabelling=head == "prototypes" and rates != "parameter",
+        failure=inner.failure,
+    )
 
 
-def _adapted(network: Classifier, inner: InnerLoop, params, support, key, visit=None) -> Adapted:
-    weights = {name: part for name, part in params.items() if name != "rates"}
-    return inner.run(network.support_loss, weights, support, key, rates=params.get("rates"), visit=visit)
+def _nothing(spec: TaskSpec) -> Examples:
+    """A support of no rows, for what depends on shapes alone."""
+    return Examples(jnp.zeros((0, *spec.x_shape), spec.x_dtype), jnp.zeros(0, jnp.int32), jnp.zeros(0))
+
+
+def _without_rates(params):
+    return {name: part for name, part in params.items() if name != "rates"}
+
+
+def _trained(network: Classifier, inner: InnerLoop, params, support, key, visit=None) -> Adapted:
+    """Adaptation as `meta_grad` differentiates it: with dropout, by a key of its own for each step."""
+    weights = network.start(_without_rates(params), support, jax.random.fold_in(key, HEAD_KEY))
+    return inner.run(network.training_loss, weights, support, key, rates=params.get("rates"), visit=visit)
 
 
 def _meta_grad(
@@ -117,13 +145,12 @@ def _meta_grad(
         del carry
 
         def query_metrics(weights):
-            outputs = network.answer(
-                network.state(weights, episode.support), episode.query.x, episode.query.mask
-            )
+            state, query_key = network.state(weights, episode.support), jax.random.fold_in(key, QUERY_KEY)
+            outputs = network.answer(state, episode.query.x, episode.query.mask, query_key)
             return losses.metrics(spec, losses.mask_absent(spec, outputs, episode.support), episode.query)
 
         visit = query_metrics if multi_step else None
-        result = _adapted(network, inner, params, episode.support, key, visit)
+        result = _trained(network, inner, params, episode.support, key, visit)
         failed = {"failed_step": result.failed}
         if not multi_step:
             values = query_metrics(result.params)

@@ -19,6 +19,17 @@ def class_means(features, y, mask, num_outputs: int):
     return (member / jnp.maximum(member.sum(1, keepdims=True), 1.0)).astype(features.dtype) @ features
 
 
+def prototype_head(features, y, mask, num_outputs: int) -> dict:
+    """The linear head whose softmax is that of minus the squared distances to the class means.
+
+    `[S, D] -> {"kernel": [D, N], "bias": [N]}`: w_k = 2 c_k, b_k = -|c_k|^2 (Triantafillou et al. 2020, section 3,
+    after Snell et al. 2017), in at least 32 bits. A class without rows has zeros: its logit is to be masked.
+    """
+    means = class_means(features, y, mask, num_outputs)
+    means = means.astype(jnp.promote_types(means.dtype, jnp.float32))
+    return {"kernel": 2.0 * means.T, "bias": -jnp.sum(means * means, axis=-1)}
+
+
 def distance_logits(queries, means, metric: Literal["euclidean", "cosine"]):
     """Closeness of queries to class means: `[Q, D], [N, D] -> [Q, N]`.
 
@@ -51,19 +62,33 @@ def prototypes(
         raise ValueError("Prototypes are class means: they need TaskSpec.kind='classify'.")
     if metric not in ("euclidean", "cosine"):
         raise ValueError(f"metric is {metric!r}; use 'euclidean' or 'cosine'.")
-    net = make_encoder(encoder, spec.x_shape, dtype=dtype, **(encoder_settings or {}))
+    net = make_encoder(encoder, spec.x_shape, dtype=dtype, noisy=True, **(encoder_settings or {}))
+
+    def means_of(meta, support, key):
+        features = net.encode(meta.params["encoder"], support.x, support.mask, key)
+        return class_means(features, support.y, support.mask, spec.num_outputs)
+
+    def closeness(meta, means, x, mask, key):
+        features = net.encode(meta.params["encoder"], x, mask, key)
+        return jnp.exp(meta.params["log_scale"]) * distance_logits(features, means, metric)
 
     def init(key):
         return Meta({"encoder": net.init(key), "log_scale": jnp.log(jnp.float32(scale))})
 
     def adapt(meta, support, key):
         del key
-        features = net.apply(meta.params["encoder"], support.x, support.mask)
-        return class_means(features, support.y, support.mask, spec.num_outputs)
+        return means_of(meta, support, None)
 
     def predict(meta, means, x, mask):
-        features = net.apply(meta.params["encoder"], x, mask)
-        return jnp.exp(meta.params["log_scale"]) * distance_logits(features, means, metric)
+        return closeness(meta, means, x, mask, None)
 
-    grad = episodic_meta_grad(spec, adapt, predict)
+    def noisy_adapt(meta, support, key):
+        support_key, query_key = jax.random.split(key)
+        return means_of(meta, support, support_key), query_key
+
+    def noisy_predict(meta, state, x, mask):
+        means, key = state
+        return closeness(meta, means, x, mask, key)
+
+    grad = episodic_meta_grad(spec, noisy_adapt, noisy_predict)
     return Learner(init, adapt, predict, grad, independent=net.independent, relabelling=True)

@@ -135,7 +135,7 @@ def _task(spec, network: Classifier, inner: InnerLoop, direction: str, tail: int
             examples, rows = _with_tail(inner, episode, tail, key)
         visit = (lambda weights: weights) if direction == "last" else None
         result = inner.run(
-            network.support_loss, params, examples, key, opt_state=opt_state, rows=rows, visit=visit
+            network.training_loss, params, examples, key, opt_state=opt_state, rows=rows, visit=visit
         )
         before = params
         if visit is not None:

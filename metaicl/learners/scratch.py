@@ -44,6 +44,8 @@ def scratch(
     if encoder == "mlp":
         encoder_settings = {"hidden": (100,)} | (encoder_settings or {})
     network = make_classifier(spec, encoder, encoder_settings, dtype)
+    if network.dropout:
+        raise ValueError("scratch does not train with dropout: leave it at 0.")
     inner = inner_loop(
         steps=inner_steps,
         learning_rate=inner_lr,

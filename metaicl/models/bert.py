@@ -13,16 +13,17 @@ zero (Zhang et al. 2023, LLaMA-Adapter).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metaicl.models.pointwise import LayerNorm, gelu
 from metaicl.models.transformer import attention
 
 ACTIVATIONS = {
-    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": lambda x: nn.gelu(x, approximate=True),
     "relu": nn.relu,
 }
@@ -63,6 +64,19 @@ class BertShape:
             raise ValueError(f"BERT's width {self.width} is not divisible by {self.heads} heads.")
 
 
+class Kept(NamedTuple):
+    """What dropout keeps in one layer.
+
+    Attributes:
+      weights: `bool [n, H, T, T]`, of attention.
+      mixed, out: `bool [n, T, D]`, of what attention and the feed-forward part add.
+    """
+
+    weights: jax.Array
+    mixed: jax.Array
+    out: jax.Array
+
+
 class Bert(nn.Module):
     """Token ids `int32 [n, T]` to hidden states; see `BertShape` and the module docstring.
 
@@ -72,6 +86,8 @@ class Bert(nn.Module):
       adapters, lora, prompts: width of the bottlenecks, rank, and number of prompts in each layer; 0 for none.
       dtype: of the computation.
       remat: recompute each layer in the backward pass.
+      dropout: the share of the embeddings, of the weights of attention and of what both halves of a layer add that
+        is dropped (Devlin et al. 2019, appendix A.2) where a key is given.
     """
 
     shape: BertShape
@@ -81,29 +97,50 @@ class Bert(nn.Module):
     prompts: int
     dtype: Any
     remat: bool
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, ids: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
+    def __call__(
+        self, ids: jax.Array, key: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
         """`(embeddings, layer 1, ..., layer L)`, each `[n, T, D]`, and the pooler's `[n, D]` or None."""
         shape = self.shape
         visible = (ids != shape.padding)[:, None, None, :]
+        embedded, layers = self._kept(ids, key)
         x = _Embeddings(shape, self.dtype, name="embeddings")(ids)
         layer = nn.remat(_Layer) if self.remat else _Layer
-        states = [x]
+        states = [_dropped(x, embedded, self.dropout)]
         for i in range(shape.layers):
-            settings = (shape, self.adapters, self.lora, self.prompts, self.dtype)
-            states.append(layer(*settings, name=f"layer_{i}")(states[-1], visible))
+            settings = (shape, self.adapters, self.lora, self.prompts, self.dtype, self.dropout)
+            states.append(layer(*settings, name=f"layer_{i}")(states[-1], visible, layers[i]))
         pooled = None
         if self.pooler:
             pooled = nn.tanh(_dense(shape.width, self.dtype, "pooler")(states[-1][:, 0]))
         return tuple(states), pooled
 
+    def _kept(self, ids, key) -> tuple[jax.Array | None, list[Kept | None]]:
+        """What is kept of the embeddings and in each layer; Nones without dropout.
+
+        Two draws for all of the layers: XLA takes long to compile each on a CPU.
+        """
+        shape = self.shape
+        if key is None or not self.dropout:
+            return None, [None] * shape.layers
+        (n, tokens), keys = ids.shape, jax.random.split(key)
+        draw = lambda k, *size: jax.random.bernoulli(k, jnp.float32(1 - self.dropout), size)
+        added = draw(keys[0], 2 * shape.layers + 1, n, tokens, shape.width)
+        weights = draw(keys[1], shape.layers, n, shape.heads, tokens, tokens)
+        return added[0], [Kept(weights[i], added[2 * i + 1], added[2 * i + 2]) for i in range(shape.layers)]
+
 
 def hidden_states(
-    module: Bert, params: Any, ids: jax.Array
+    module: Bert, params: Any, ids: jax.Array, key: jax.Array | None = None
 ) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
-    """What `module` gives for token ids `int32 [n, T]` and its parameters; see `Bert.__call__`."""
-    found: Any = module.apply({"params": params}, ids)
+    """What `module` gives for token ids `int32 [n, T]` and its parameters; see `Bert.__call__`.
+
+    `key` is of the dropout; without it nothing is dropped. One key always drops the same.
+    """
+    found: Any = module.apply({"params": params}, ids, key)
     return found
 
 
@@ -123,9 +160,13 @@ def _dense(width: int, dtype: Any, name: str, start=_NORMAL) -> nn.Dense:
     return nn.Dense(width, kernel_init=start, dtype=dtype, name=name)
 
 
-def _norm(epsilon: float, dtype: Any, name: str) -> nn.LayerNorm:
-    # The fast variance E[x^2] - E[x]^2 loses digits that an epsilon of 1e-12 does not hide.
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+def _dropped(x: jax.Array, kept: jax.Array | None, rate: float) -> jax.Array:
+    """What is kept, scaled so that the mean stays."""
+    return x if kept is None else jnp.where(kept, x / (1 - rate), 0)
+
+
+def _norm(epsilon: float, dtype: Any, name: str) -> LayerNorm:
+    return LayerNorm(epsilon, dtype, name=name)
 
 
 class _Embeddings(nn.Module):
@@ -153,22 +194,26 @@ class _Layer(nn.Module):
     lora: int
     prompts: int
     dtype: Any
+    dropout: float
 
     @nn.compact
-    def __call__(self, x, visible):
+    def __call__(self, x, visible, kept: Kept | None):
         shape = self.shape
-        mixed = self._adapted(self._attention(x, visible), "attention_adapter")
+        drop = lambda x, part: _dropped(x, kept and getattr(kept, part), self.dropout)
+        mixed = self._attention(x, visible, lambda weights: drop(weights, "weights"))
+        mixed = self._adapted(drop(mixed, "mixed"), "attention_adapter")
         x = _norm(shape.epsilon, self.dtype, "attention_norm")(x + mixed)
         inner = ACTIVATIONS[shape.activation](_dense(shape.hidden, self.dtype, "feed_forward_in")(x))
-        out = self._adapted(_dense(shape.width, self.dtype, "feed_forward_out")(inner), "output_adapter")
+        out = drop(_dense(shape.width, self.dtype, "feed_forward_out")(inner), "out")
+        out = self._adapted(out, "output_adapter")
         return _norm(shape.epsilon, self.dtype, "output_norm")(x + out)
 
-    def _attention(self, x, visible):
+    def _attention(self, x, visible, drop):
         shape = self.shape
         projections = {name: _dense(shape.width, self.dtype, name) for name in ("query", "key", "value")}
         apart = lambda y: y.reshape(*y.shape[:-1], shape.heads, shape.width // shape.heads)
         q, k, v = (apart(project(x) + self._low_rank(x, name)) for name, project in projections.items())
-        mixed = attention(q, k, v, visible)
+        mixed = attention(q, k, v, visible, drop=drop)
         if self.prompts:
             size = (self.prompts, shape.width)
             prompts = self.param("prompts_vectors", nn.initializers.normal(0.5), size).astype(self.dtype)

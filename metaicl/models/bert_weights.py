@@ -19,7 +19,8 @@ from metaicl.models.bert import BertShape
 from metaicl.models.weights import check_safetensors, load_safetensors, tensor_shapes
 
 WEIGHTS = "model.safetensors"
-_FILES = ("config.json", WEIGHTS, "tokenizer.json", "vocab.txt")
+INDEX = "model.safetensors.index.json"  # of large weights, cut up into several files
+_FILES = ("config.json", WEIGHTS, INDEX, "model-*-of-*.safetensors", "tokenizer.json", "vocab.txt")
 
 # Their names for ours, below an optional prefix; `{}` is the number of a layer.
 _BERT = {
@@ -96,6 +97,12 @@ def weights_folder(name: str | os.PathLike) -> Path:
         ) from error
 
 
+def weights_file(folder: str | os.PathLike) -> Path:
+    """The file of a folder's weights, or the index of several; the former where there is neither."""
+    whole, index = Path(folder) / WEIGHTS, Path(folder) / INDEX
+    return index if index.is_file() and not whole.is_file() else whole
+
+
 def read_config(folder: str | os.PathLike) -> tuple[str, BertShape]:
     """The family (`bert`, `distilbert`) and the shape that a folder's config.json tells.
 
@@ -138,7 +145,7 @@ def pretrained(params: dict, folder: Path, fresh: Sequence[str] = ()) -> dict:
 
     Args:
       params: as initialised at random; what is added to BERT, and the `fresh` parts, stay so.
-      folder: of a Hugging Face model: config.json and model.safetensors.
+      folder: of a Hugging Face model: config.json and model.safetensors, or the latter's parts with their index.
       fresh: names of parts that stay random, as `layer_5`.
 
     Raises:
@@ -147,7 +154,7 @@ def pretrained(params: dict, folder: Path, fresh: Sequence[str] = ()) -> dict:
     """
     flat = flatten_dict(params)
     theirs, expected = _expected(folder, {path: a.shape for path, a in flat.items() if not _is_added(path)})
-    file = Path(folder) / WEIGHTS
+    file = weights_file(folder)
     settings: dict[str, Any] = dict(
         ignored=_is_left, advice="the weights that the config.json beside it describes"
     )
@@ -179,7 +186,7 @@ def _turned(path: tuple[str, ...], tensor: Any) -> Any:
 def _expected(folder: Path, shapes: Mapping[tuple[str, ...], tuple[int, ...]]):
     """Names in the file of our parameters by path, and shapes in the file by name."""
     family, _ = read_config(folder)
-    there = tensor_shapes(folder / WEIGHTS)
+    there = tensor_shapes(weights_file(folder))
     theirs = {path: _their_name(path, family, there) for path in shapes}
     order = lambda path, shape: tuple(reversed(shape)) if path[-1] == "kernel" else tuple(shape)
     return theirs, {theirs[path]: order(path, shape) for path, shape in shapes.items()}

@@ -26,16 +26,31 @@ class Network(NamedTuple):
       apply: `(params, x [n, *x_shape], mask [n]) -> [n, width]`; masked rows influence no other row.
       width: D.
       independent: a row's output ignores the other rows (false with batch normalisation).
+      noisy: `(params, x, mask, key) -> [n, width]`: `apply` with dropout; None where there is none. What is dropped
+        depends on the key and on n and T alone.
     """
 
     init: Callable[[jax.Array], Any]
     apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
     width: int
     independent: bool = True
+    noisy: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+
+    def encode(self, params: Any, x: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
+        """`apply`, or `noisy` where there is such a thing and a key."""
+        if self.noisy is None or key is None:
+            return self.apply(params, x, mask)
+        return self.noisy(params, x, mask, key)
 
 
 def make_encoder(
-    name: str, x_shape: Sequence[int], *, dtype: str = "float32", task_batched: bool = False, **settings
+    name: str,
+    x_shape: Sequence[int],
+    *,
+    dtype: str = "float32",
+    task_batched: bool = False,
+    noisy: bool = False,
+    **settings,
 ) -> Network:
     """Builds the encoder called `name` for items of `x_shape`.
 
@@ -45,6 +60,7 @@ def make_encoder(
       dtype: compute dtype; parameters stay float32.
       task_batched: the weights will carry a task axis (an inner loop under `vmap`): convolutions then
         take the forms that `vmap` keeps fast, see `convolution.conv3x3`.
+      noisy: the caller trains with `Network.noisy`; others are refused an encoder with dropout.
       **settings: see the functions in `ENCODERS`.
 
     Raises:
@@ -53,9 +69,12 @@ def make_encoder(
     if name not in ENCODERS:
         raise ValueError(f"Unknown encoder {name!r}; there are {', '.join(sorted(ENCODERS))}.")
     try:
-        return ENCODERS[name](tuple(x_shape), dtype=dtype, task_batched=task_batched, **settings)
+        net = ENCODERS[name](tuple(x_shape), dtype=dtype, task_batched=task_batched, **settings)
     except TypeError as error:
         raise ValueError(f"Encoder {name!r}: {error}") from None
+    if net.noisy is not None and not noisy:
+        raise ValueError(f"Encoder {name!r}: this learner does not train with dropout; leave it at 0.")
+    return net
 
 
 def identity(x_shape, *, dtype, task_batched, normalize: Normalization = "none") -> Network:
@@ -193,6 +212,7 @@ def bert(
     prompts: int = 0,
     fresh_layers: int = 0,
     remat: bool = False,
+    dropout: float = 0.0,
 ) -> Network:
     """A BERT of sentences, pretrained or not; see `bert.Bert` for the architecture.
 
@@ -208,6 +228,7 @@ def bert(
       adapters, lora, prompts: width, rank and number a layer of what is added; 0 for none.
       fresh_layers: so many layers from the top start at random all the same.
       remat: recompute each layer in the backward pass.
+      dropout: the share that is dropped in training, see `bert.Bert`; 0.1 in BERT's own.
 
     Raises:
       ValueError, FileNotFoundError: for settings or weights that do not fit.
@@ -225,12 +246,14 @@ def bert(
         raise ValueError(f"Sentences of {x_shape[0]} tokens exceed BERT's {size.positions} positions.")
     if not 0 <= fresh_layers <= size.layers:
         raise ValueError(f"Encoder 'bert': fresh_layers is {fresh_layers}; there are {size.layers} layers.")
-    module = Bert(size, pool == "pooler", adapters, lora, prompts, jnp.dtype(dtype), remat)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"Encoder 'bert': dropout is {dropout:g}; it must be at least 0 and below 1.")
+    module = Bert(size, pool == "pooler", adapters, lora, prompts, jnp.dtype(dtype), remat, dropout)
     fresh = tuple(f"layer_{i}" for i in range(size.layers - fresh_layers, size.layers))
 
-    def apply(params, x, mask):
+    def noisy(params, x, mask, key):
         del mask
-        states, pooled = hidden_states(module, params, x)
+        states, pooled = hidden_states(module, params, x, key)
         if pooled is None:
             pooled = pool_states(states[-1], x, size.padding, pool)
         return normalized(pooled, normalize)
@@ -239,7 +262,8 @@ def bert(
         params = module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
         return pretrained(params, folder, fresh) if folder else params
 
-    return Network(init, apply, size.width)
+    apply = lambda params, x, mask: noisy(params, x, mask, None)
+    return Network(init, apply, size.width, noisy=noisy if dropout else None)
 
 
 ENCODERS: dict[str, Callable[..., Network]] = {

@@ -61,14 +61,17 @@ def make_transformer(
     return Transformer(init, context, extend)
 
 
-def attention(q, k, v, visible, bias=None):
-    """`q, k, v [..., T, H, d]`; `visible`, `bias` broadcastable to `[..., H, T, T]` -> `[..., T, H, d]`."""
+def attention(q, k, v, visible, bias=None, drop=lambda weights: weights):
+    """`q, k, v [..., T, H, d]`; `visible`, `bias` broadcastable to `[..., H, T, T]` -> `[..., T, H, d]`.
+
+    `drop` is applied to the weights of attention.
+    """
     logits = jnp.einsum("...qhd,...khd->...hqk", q, k) / jnp.sqrt(q.shape[-1]).astype(q.dtype)
     logits = logits.astype(jnp.promote_types(q.dtype, jnp.float32))
     if bias is not None:
         logits = logits + _to_rank(bias, logits.ndim)
     logits = jnp.where(_to_rank(visible, logits.ndim), logits, _MASKED)
-    weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+    weights = drop(jax.nn.softmax(logits, axis=-1).astype(q.dtype))
     return jnp.einsum("...hqk,...khd->...qhd", weights, v)
 
 

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -25,13 +27,40 @@ def _few(names: list[str]) -> str:
 def tensor_shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor of a safetensors file by name, from its head alone.
 
+    The path may also be that of an index (`.json`) of weights that were cut up into several files beside it.
+
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it is not a whole safetensors file.
+      FileNotFoundError: if there is no such file, or one that the index names is missing.
+      ValueError: if it is not a whole safetensors file, or the index and its files do not agree.
     """
+    path = given_path(path)
+    if path.suffix != ".json":
+        return _shapes_of_file(path)
+    index = _read_index(path)
+    if absent := sorted({name for name in index.values() if not (path.parent / name).is_file()}):
+        raise FileNotFoundError(
+            f"{path} names {_few(absent)}, and there is no such file beside it. Fetch it."
+        )
+    shards = {name: _shapes_of_file(path.parent / name) for name in sorted(set(index.values()))}
+    if lost := [f"{tensor} of {shard}" for tensor, shard in index.items() if tensor not in shards[shard]]:
+        raise ValueError(f"{path} names tensors that its files do not hold: {_few(lost)}. Download it again.")
+    return {tensor: shards[shard][tensor] for tensor, shard in index.items()}
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """The names of the files that an index tells for every tensor."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no index {path} of weights.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        return {str(tensor): Path(shard).name for tensor, shard in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not an index of safetensors files. Download it again.") from error
+
+
+def _shapes_of_file(path: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
-    path = given_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}. Give the path of a .safetensors file.")
     try:
@@ -76,7 +105,7 @@ def load_safetensors(
     """Reads the expected tensors of a safetensors file.
 
     Args:
-      path: the file.
+      path: the file, or an index of several, see `tensor_shapes`.
       expected_shapes: shape of each tensor by name. Further tensors in the file are an error too: they mean
         that the file belongs to another network.
       ignored: which further tensors may be there all the same.
@@ -92,5 +121,10 @@ def load_safetensors(
     from safetensors import safe_open
 
     check_safetensors(path, expected_shapes, ignored=ignored, advice=advice)
-    with safe_open(given_path(path), "numpy") as file:
-        return {name: file.get_tensor(name) for name in expected_shapes}
+    path = given_path(path)
+    found: dict[str, np.ndarray] = {}
+    index = _read_index(path) if path.suffix == ".json" else dict.fromkeys(expected_shapes, path.name)
+    for shard in sorted({index[name] for name in expected_shapes}):
+        with safe_open(path.parent / shard, "numpy") as file:
+            found |= {name: file.get_tensor(name) for name in expected_shapes if index[name] == shard}
+    return {name: found[name] for name in expected_shapes}
