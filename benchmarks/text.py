@@ -218,10 +218,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="only the line of JSON")
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds of every comparison")
     parser.add_argument("--quick", action="store_true", help="two layers, three rounds, no compiled peer")
+    parser.add_argument("--only", choices=("memory", "speed"), help="one of the comparisons")
     options = parser.parse_args()
     figures: dict[str, Any] = {"command": " ".join(["python -m benchmarks.text", *sys.argv[1:]])}
-    figures |= memory(BASE | {"layers": 2} if options.quick else BASE)
-    figures |= speed(3 if options.quick else options.rounds, not options.quick)
+    if options.only in (None, "memory"):
+        figures |= memory(BASE | {"layers": 2} if options.quick else BASE)
+    if options.only in (None, "speed"):
+        figures |= speed(3 if options.quick else options.rounds, not options.quick)
     if not options.json:
         for name, value in figures.items():
             print(f"{name}: {value}")

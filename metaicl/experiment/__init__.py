@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pathlib
@@ -83,13 +84,15 @@ def chosen_runs(config: ConfigDict, only: str | None) -> dict[str, ConfigDict]:
         else:
             listing = ", ".join(f"{i} {name}" for i, name in enumerate(names))
             raise ConfigError(f"There is no run {only!r}; the runs are: {listing}.")
-    return {name: _own_config(overridden(config, config.runs.get(name, {}))) for name in names}
+    common = copy.deepcopy(config)  # once without the runs, which of a large table are most of it
+    with common.unlocked():
+        del common["runs"]
+    return {name: _own_config(overridden(common, config.runs.get(name, {}))) for name in names}
 
 
 def _own_config(config: ConfigDict) -> ConfigDict:
     """Without what the run does not use, so that it does not depend on other runs and their learners."""
     with config.unlocked():
-        del config["runs"]
         training = ("learners", "learner", "baselines", "train", "replicas")
         for part in training if measures(config) else ("measure",):
             if part in config:
