@@ -114,7 +114,7 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
             continue
         if embedded and not set(own.data.train_on) <= set(TINY["data.datasets"]):
             continue
-        if number % (1 + len(runs) // 8):  # of many, some
+        if number % (1 + len(runs) // 4):  # of many, some
             continue
         assert chosen_runs(config, str(number)) == chosen_runs(config, name) == {name: own}
         run = make_any(name, own, tmp_path / name, mesh())
