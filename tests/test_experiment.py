@@ -159,6 +159,7 @@ def test_sinusoids_end_in_a_sweep_and_fits(tmp_path, capsys):
     }
 
 
+@pytest.mark.slow
 def test_a_measurement_goes_from_config_to_report(tmp_path, capsys):
     """Taylor coefficients of one method, on a small network: measured beside theory, and a second call skips it."""
     overrides = {"measure.seeds": 1, "measure.tasks": 2, "measure.batch": 3, "measure.minibatches": (2,)}
@@ -179,6 +180,7 @@ def test_a_measurement_goes_from_config_to_report(tmp_path, capsys):
     assert "holds a run of another config (measure.batch: 3 -> 4)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_probes_are_followed_in_training_and_recorded(tmp_path, capsys):
     """The distance to the solutions: in the metrics of validation, in the records, in a table of its own."""
     overrides = {

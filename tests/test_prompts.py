@@ -375,6 +375,7 @@ def test_contexts_of_varied_length():
     np.testing.assert_array_equal(e.support.y, whole.support.y)
 
 
+@pytest.mark.slow
 def test_weights_and_seeds_are_replicas_of_one_program():
     make = lambda seed, dense: prompts(
         seed=seed, dimensions=5, points=6, classes=CLASSES, weights={"dense": dense, "tree": 1 - dense}

@@ -110,7 +110,8 @@ def needs_data(path: pathlib.Path):
     """The test of one file of weights: `real`, unless its episodes are functions."""
     kind = json.loads((path.parent / "config.json").read_text())["data"]["kind"]
     name = f"{path.parent.parent.name}/{path.parent.name}"
-    return pytest.param(path, id=name, marks=[] if kind in ("sinusoids", "functions") else real_marks())
+    marks = [] if kind in ("sinusoids", "functions") else real_marks()
+    return pytest.param(path, id=name, marks=marks + [pytest.mark.slow] * name.startswith("gradient_"))
 
 
 @pytest.mark.parametrize("path", [needs_data(path) for path in WEIGHTS])

@@ -69,7 +69,7 @@ def done(config, folder):
     return [json.loads(line) for line in (run.folder / "records.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("learner", ["fomaml", "prototypes"])
+@pytest.mark.parametrize("learner", [pytest.param("fomaml", marks=pytest.mark.slow), "prototypes"])
 def test_a_csv_becomes_records(tmp_path, learner):
     path = write_sentences(tmp_path / "own.csv")
     config = tiny_encoder(config_of(path, f"learner={learner},held_out=home", tmp_path))
