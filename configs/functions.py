@@ -19,10 +19,10 @@ neither well outside of both. A figure is a few runs; figures that need the same
     python -m metaicl.main --config=configs/functions.py:learn           dense functions alone, noisy and not
 
 `quick` takes d = 3 and 1,000 steps (figure 2: two minutes). `long` takes d = 5, the paper's tiny model and 16,000
-steps: about 8 minutes of one core for each model. `full` is the published scale: 12 layers, 8 heads, width 256 (9.5
-million parameters), d = 20, the published curriculum, 200,000 steps, 60,000 for the weights between.
-`learner=in_context` trains the non-causal Transformer of about as many parameters on the same prompts; with the same
---workdir both stand in one report. `seeds=3` trains three of each.
+steps: 10 to 25 minutes of one core for each model, by what else runs. `full` is the published scale: 12 layers, 8
+heads, width 256 (9.5 million parameters), d = 20, the published curriculum, 200,000 steps, 60,000 for the weights
+between. `learner=in_context` trains the non-causal Transformer of about as many parameters on the same prompts; with
+the same --workdir both stand in one report. `seeds=3` trains three of each.
 
 Known of Garg et al.: model, optimiser, curriculum, classes, 1,280 prompts. Not published by Yadlowsky et al., and
 chosen by us: that the class is drawn for every prompt; Garg's optimiser and curriculum; steps; x uniform in [-5, 5]

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
+from metaicl.command_line import exit_status
+
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with its argument: configs/loo.py:quick. Override with --config.key=value."
@@ -33,23 +35,21 @@ def main(argv: Sequence[str]) -> int:
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
         print(f"{__doc__}\n\n{FLAGS.module_help(FLAGS.find_module_defining_flag('workdir'))}")
         return 0
-    try:
+
+    def work() -> int:
         rest = _parsed(argv)
         if _CONFIG.value is None or len(rest) > 1:
             what = f"Unknown argument {rest[1]!r}." if len(rest) > 1 else "--config is missing."
             raise ValueError(f"{what} Example: python -m metaicl.main --config=configs/loo.py:quick")
         return _run(argv)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the newest checkpoint.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if "--debug" in argv:
-            raise
-        cause = _unwrapped(error)
-        print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
-        if not isinstance(cause, ValueError | OSError | flags.Error | ArithmeticError):
-            print("This looks like a defect; --debug shows the traceback.", file=sys.stderr)
-        return 1
+
+    return exit_status(
+        work,
+        debug="--debug" in argv,
+        interrupted="The same command goes on from the newest checkpoint.",
+        expected=(flags.Error,),
+        cause=_unwrapped,
+    )
 
 
 def _parsed(argv: Sequence[str]) -> list[str]:

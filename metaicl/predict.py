@@ -17,36 +17,28 @@ import os
 import sys
 from collections.abc import Sequence
 
+from metaicl.command_line import exit_status
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line; returns the exit status."""
     given = vars(_parser().parse_args(argv[1:]))
     debug = given.pop("debug")
     asked = {name: given.pop(name) for name in ("score", "accepted", "threshold")}
-    try:
+
+    def work() -> None:
         if bool(given["run"]) == bool(given["config"]):
             raise ValueError("Give --run=WORKDIR/RUN, or --config=configs/text.py:learner=..., one of them.")
-        if (
-            asked != {"score": "confidence", "accepted": 0.95, "threshold": None}
-            and not given["out_of_scope"]
-        ):
+        default = {"score": "confidence", "accepted": 0.95, "threshold": None}
+        if asked != default and not given["out_of_scope"]:
             raise ValueError("--score, --accepted and --threshold need --out_of_scope.")
         # Heavy: not before the arguments are right.
         from metaicl.experiment.predicting import Scope, predict_file
 
         given["out_of_scope"] = Scope(**asked) if given["out_of_scope"] else None
         print(predict_file(**given))
-    except KeyboardInterrupt:
-        print("\nInterrupted. Nothing was written.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if debug:
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        if not isinstance(error, ValueError | OSError | ArithmeticError):
-            print("This looks like a defect; --debug shows the traceback.", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(work, debug=debug, interrupted="Nothing was written.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -43,9 +43,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "estimator": ("episode", "losses", "learners", "models", "checkpoint", "calibration", "scope"),
     "train": ("episode", "losses", "learners.base", "evaluate", "sharding", "checkpoint", "writer"),
     "experiment": ("*",),  # the composer: everything but the command lines
-    "main": ("experiment",),
-    "distances.__main__": ("experiment",),
-    "predict": ("experiment",),
+    "command_line": (),
+    "main": ("experiment", "command_line"),
+    "distances.__main__": ("experiment", "command_line"),
+    "predict": ("experiment", "command_line"),
 }
 COMMAND_LINES = ("main", "distances.__main__", "predict")
 FENCED: dict[str, tuple[str, ...]] = {

@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from metaicl.command_line import exit_status
 from metaicl.distances.settings import Settings, reference
 
 _PRESETS: dict[str, Callable[..., Settings]] = {"default": Settings, "reference": reference}
@@ -29,24 +30,16 @@ def main(argv: Sequence[str]) -> int:
     names = {field.name for field in dataclasses.fields(Settings)}
     chosen = {name: given.pop(name) for name in list(given) if name in names}
     given["datasets"] = tuple(filter(None, given["datasets"].split(",")))
-    try:
+
+    def work() -> None:
         settings = _PRESETS[preset](**chosen)
         # Heavy: not before the arguments are right.
         from metaicl.experiment.distances import measure_distances
 
         command = ["python", "-m", "metaicl.distances", *argv[1:]]
         print(measure_distances(settings, given.pop("workdir"), **given, command=command))
-    except KeyboardInterrupt:
-        print("\nInterrupted. What was embedded is cached.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if debug:
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        if not isinstance(error, ValueError | OSError | ArithmeticError):
-            print("This looks like a defect; --debug shows the traceback.", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(work, debug=debug, interrupted="What was embedded is cached.")
 
 
 def _parser() -> argparse.ArgumentParser:
