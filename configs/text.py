@@ -23,9 +23,11 @@ loop of the first four and of `finetune` moves: `all`, `head`, `topK` layers, `n
 or `warp`, all but the feed-forward parts; the head always moves. `fresh=2` starts the two top layers of `weights` at
 random: where an encoder was trained on much the same task already, that leaves something to learn. `rates=layer`
 learns the inner rates of `maml`, `fomaml`, `protomaml` and `anil`, one per array and step; where they begin has not
-been tuned. `dropout=0.1` is that of BERT, in training alone. `out_of_scope=10` (of clinc150) adds ten queries of no
-class to each test episode, and records how well the largest probability and the energy tell them apart. `quick` is
-sized for two minutes on two cores, without weights. `configs/text_table.py` compares all learners.
+been tuned. `frozen=4` leaves the embeddings and the four lowest layers as they are, in training and adaptation: their
+output is computed once and cached, and a step costs a third with two of six layers left. `longest=16` cuts sentences
+to 16 tokens, and counts them. `dropout=0.1` is that of BERT, in training alone. `out_of_scope=10` (clinc150) adds ten
+queries of no class to each test episode, and records how well the largest probability and the energy tell them apart.
+`quick` is sized for two minutes on two cores, without weights. `configs/text_table.py` compares all learners.
 """
 
 import os
@@ -42,6 +44,8 @@ DEFAULTS = dict(
     adapt="all",
     rates="fixed",
     fresh=0,
+    frozen=0,
+    longest=64,
     dropout=0.0,
     ways=5,
     shots=5,
@@ -72,6 +76,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
     arg = parse_argument(argument, DEFAULTS)
     arg.weights = "" if arg.weights == "none" else arg.weights or os.environ.get("METAICL_TEXT_WEIGHTS", "")
+    if arg.frozen and not arg.weights:
+        raise ConfigError(f"frozen={arg.frozen}: without weights that leaves random layers; give weights=.")
     if arg.fresh and not arg.weights:
         raise ConfigError(f"fresh={arg.fresh}: without weights all layers start at random; give weights=.")
     config = ConfigDict()
@@ -101,7 +107,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     episodes = dict(episodes=100, validation_episodes=20) if arg.quick else dict(validation_episodes=60)
     config.evaluate = defaults.evaluation(batch=20, out_of_scope=arg.out_of_scope, **episodes)
     config.replicas = defaults.seeds(arg.seeds)
-    config.runs = named(runs(chosen, domains))
+    config.runs = named(runs(chosen, domains, arg.frozen))
     return config
 
 
@@ -132,6 +138,7 @@ def data(arg: ConfigDict, by_domain: bool) -> dict:
         folder=arg.folder,
         weights=arg.weights,
         fresh_layers=arg.fresh,
+        longest=arg.longest,
         vocabulary=VOCABULARY,
         shape=dict(SMALL),
         cache=arg.cache,
@@ -145,8 +152,8 @@ def adaptation(arg: ConfigDict) -> tuple[dict, str]:
     """What `adapt` adds to the encoder, and which paths it lets the inner loop move."""
     if top := re.fullmatch(r"top([1-9]\d*)", arg.adapt):
         layers = number_of_layers(arg.weights)
-        if int(top[1]) > layers:
-            raise ConfigError(f"adapt={arg.adapt}: the encoder has {layers} layers.")
+        if int(top[1]) > layers - arg.frozen:
+            raise ConfigError(f"adapt={arg.adapt}: the encoder has {layers} layers, {arg.frozen} of them frozen.")
         paths = [f"encoder/layer_{i}" for i in range(layers - int(top[1]), layers)]
         return {}, "+".join([*paths, "head"])
     if arg.adapt not in ADAPT:
@@ -165,7 +172,7 @@ def learners(arg: ConfigDict) -> dict:
     """Each with its encoder, what it adapts, and its outer schedule where it is not the common one."""
     added, adapted = adaptation(arg)
     encoder = dict(weights=arg.weights) if arg.weights else dict(shape=dict(SMALL, vocabulary=VOCABULARY))
-    encoder |= dict(dropout=arg.dropout, fresh_layers=arg.fresh, remat=False)  # remat=True: less memory
+    encoder |= dict(dropout=arg.dropout, fresh_layers=arg.fresh, frozen_layers=arg.frozen, remat=False)
     bert = dict(encoder="bert", encoder_settings=encoder | added)
     plain = dict(encoder="bert", encoder_settings=encoder)
     steps = dict(inner_steps=5, inner_lr=0.05, test=dict(inner_steps=10))
@@ -211,12 +218,14 @@ def learners(arg: ConfigDict) -> dict:
     }
 
 
-def runs(chosen: list[str], domains: list[str]) -> dict:
-    """One run for each held-out domain and learner."""
+def runs(chosen: list[str], domains: list[str], frozen: int) -> dict:
+    """One run for each held-out domain and learner, the latter on what of the encoder is frozen."""
     found = {}
     for domain in domains or [""]:
         for learner in chosen:
-            overrides = {"learner": learner, "data.backbone": "bert" if learner in VECTORS else "none"}
+            vectors = learner in VECTORS
+            overrides = {"learner": learner, "data.backbone": "bert" if vectors or frozen else "none"}
+            overrides["data.frozen_layers"] = 0 if vectors else frozen
             if domain:
                 overrides["data.held_out"] = domain
             parts = [f"held_out={domain.replace(' ', '_')}"] if domain else []

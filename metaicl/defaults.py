@@ -101,6 +101,7 @@ def text(dataset: str, **given: Any) -> dict[str, Any]:
         shape={},
         pool="mean",
         backbone="none",
+        frozen_layers=0,  # with the backbone "bert": items are the states of so many layers, not vectors of all
         cache="",
         split="domain",
         held_out="",

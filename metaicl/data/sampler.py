@@ -49,7 +49,8 @@ class Store(NamedTuple):
     """The items of several pools in one array, so that every split and fold shares one copy on the device.
 
     Attributes:
-      consts: `{"x": [n, *x_shape]}`.
+      consts: `{"x": [n, *x_shape]}`; of sentences as states of a frozen encoder `{"x": int32 [n, T], "table": [m, D]}`,
+        where the former says which rows of the latter make an item `[T, D]`.
       offsets: row of the first item of each data set.
       buckets: of sentences; None for items of one width.
     """
@@ -58,6 +59,14 @@ class Store(NamedTuple):
     offsets: dict[str, int]
     buckets: Buckets | None = None
 
+    @property
+    def item(self) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of an item."""
+        x, table = self.consts["x"], self.consts.get("table")
+        if table is None:
+            return tuple(map(int, x.shape[1:])), str(x.dtype)
+        return (int(x.shape[1]), int(table.shape[1])), str(table.dtype)
+
 
 def make_store(
     pools: Sequence[Pool],
@@ -65,16 +74,18 @@ def make_store(
     *,
     padding: int = 0,
     widths: Sequence[int] | None = None,
+    table: np.ndarray | None = None,
 ) -> Store:
     """Joins whole pools (as read, before any split); `place` puts the array where the step wants it.
 
-    `widths` makes batches of token ids `[n, T]` as wide as their longest sentence needs, see `Buckets`.
+    `widths` makes batches of token ids `[n, T]` as wide as their longest sentence needs, see `Buckets`. With a `table`
+    the ids are its rows, see `Store`.
     """
     starts = np.cumsum([0, *(len(p) for p in pools)])
     x = np.concatenate([np.asarray(p.x) for p in pools])
     buckets = None if widths is None else Buckets.of(x, padding, widths)
     offsets = {p.name: int(start) for p, start in zip(pools, starts, strict=False)}
-    return Store(place({"x": x}), offsets, buckets)
+    return Store(place({"x": x} if table is None else {"x": x, "table": table}), offsets, buckets)
 
 
 def gather(consts, batch, key):
@@ -88,6 +99,8 @@ def gather(consts, batch, key):
         x = consts["x"][batch[f"{part}_rows"]]
         if "columns" in batch:
             x = x[..., : batch["columns"].shape[-1]]
+        if "table" in consts:
+            x = consts["table"][x]
         return Examples(x, batch[f"{part}_y"], batch[f"{part}_mask"])
 
     info = {"dataset": batch["dataset"], "classes": batch["classes"]}

@@ -78,7 +78,7 @@ def _text(data, task, evaluation, place) -> Problem:
 
 def _of_parts(pools, store, parts, split_by, data, task, evaluation) -> Problem:
     if data.split == "supervised":
-        return _supervised(store, pools, parts, evaluation, task, _item_shape(store))
+        return _supervised(store, pools, parts, evaluation, task)
     return _episodic(store, parts, split_by, task, evaluation)
 
 
@@ -142,9 +142,9 @@ def _published(data, task, evaluation, place) -> Problem:
 
 def _episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Problem:
     """N-way K-shot episodes of the pools of each part; `suffix` is added to the names that are reported."""
-    shape = _item_shape(store)
     ways = _largest(task.ways)
-    spec = TaskSpec("classify", shape, str(store.consts["x"].dtype), ways)
+    shape, dtype = store.item
+    spec = TaskSpec("classify", shape, dtype, ways)
 
     def held(pool, seed, shots, queries):
         source = sampler.episodes(store, [pool], seed=seed, ways=ways, shots=shots, queries=queries)
@@ -181,16 +181,13 @@ def _validation_size(task) -> tuple[int, int]:
     return shots or _test_shots(task), queries or task.test_queries
 
 
-def _item_shape(store) -> tuple[int, ...]:
-    return tuple(int(n) for n in store.consts["x"].shape[1:])
-
-
-def _supervised(store, pools, parts, evaluation, task, shape) -> Problem:
+def _supervised(store, pools, parts, evaluation, task) -> Problem:
     """One classifier over all classes of all data sets, tested on images it never saw."""
     firsts = dict(
         zip((p.name for p in pools), np.cumsum([0, *(len(p.classes) for p in pools)]), strict=False)
     )
-    spec = TaskSpec("classify", shape, str(store.consts["x"].dtype), sum(len(p.classes) for p in pools))
+    shape, dtype = store.item
+    spec = TaskSpec("classify", shape, dtype, sum(len(p.classes) for p in pools))
     if spec.num_outputs < 2:
         raise ConfigError(f"{pools[0].name} has one class, so nothing can be learned of it: leave it out.")
 

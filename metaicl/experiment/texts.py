@@ -22,7 +22,7 @@ from metaicl.data.tokens import Tokenizer, hashed_words, load_tokenizer
 from metaicl.experiment.progress import ProgressBar, cache_folder
 from metaicl.models.bert import BertShape
 from metaicl.models.bert_weights import read_config, weights_folder
-from metaicl.models.network import make_encoder
+from metaicl.models.network import lower_bert, make_encoder
 from metaicl.models.squeezenet import Backbone
 
 
@@ -39,9 +39,11 @@ def reading(data) -> dict:
         "shape",
         "pool",
         "backbone",
+        "frozen_layers",
         "cache",
     )
-    return {name: as_json(data[name]) for name in names} | {"buckets": list(data.buckets)}
+    # Configs of committed results that are older than a key are read again.
+    return {name: as_json(data.get(name, 0)) for name in names} | {"buckets": list(data.buckets)}
 
 
 @functools.lru_cache(maxsize=2)
@@ -65,6 +67,9 @@ def stored_text(
         pools = _equally_wide(pools, tokenizer.padding)
     if data.backbone == "none":
         return pools, sampler.make_store(pools, place, padding=tokenizer.padding, widths=data.buckets)
+    if data.frozen_layers:
+        pools, table = _states(pools, tokenizer, data)
+        return pools, sampler.make_store(pools, place, widths=data.buckets, table=table)
     pools = _vectors(pools, tokenizer, data)
     return pools, sampler.make_store(pools, place)
 
@@ -89,6 +94,10 @@ def _check(data) -> None:
     for name, known in (("by", ("domain", "all")), ("backbone", ("none", "bert"))):
         if data[name] not in known:
             raise ConfigError(f"data.{name} is {data[name]!r}; use {' or '.join(map(repr, known))}.")
+    if data.frozen_layers and data.backbone != "bert":
+        raise ConfigError(
+            f"data.frozen_layers is {data.frozen_layers} and data.backbone is {data.backbone!r}: it is to be 'bert'."
+        )
     if data.longest < 2 or any(b < 1 for b in data.buckets):
         raise ConfigError(
             f"data.longest={data.longest}, data.buckets={data.buckets}: give tokens of a sentence."
@@ -116,20 +125,39 @@ def encoder_settings(data: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def frozen_encoder(data: ConfigDict, tokenizer: Tokenizer, width: int) -> Backbone:
-    """The encoder that makes vectors of rows of `width` token ids; its initial weights are those of `data.weights`."""
-    net = make_encoder("bert", (width,), **encoder_settings(data))
+    """What is computed of rows of `width` token ids beforehand, with the initial weights of `data.weights`.
+
+    That is the vector of the whole encoder, or with `data.frozen_layers` the states of its lower layers.
+    """
+    settings = encoder_settings(data)
+    if data.get("frozen_layers", 0):
+        kept = {name: settings[name] for name in ("weights", "shape") if name in settings}
+        net, name = lower_bert(data.frozen_layers, **kept), f"layer {data.frozen_layers}"
+    else:
+        net, name = make_encoder("bert", (width,), **settings), data.pool
     apply = lambda params, x: net.apply(params, x, jnp.ones(len(x)))
-    return Backbone(net.init, apply, net.width, f"{data.pool} {tokenizer.digest}")
+    return Backbone(net.init, apply, net.width, f"{name} {tokenizer.digest}")
 
 
 def _vectors(pools: list[Pool], tokenizer: Tokenizer, data: ConfigDict) -> list[Pool]:
     """The sentences as vectors of the frozen encoder, from the cache where they are there already."""
     from metaicl.features.cache import embed_pools
 
+    return _embedded(embed_pools, pools, tokenizer, data)
+
+
+def _states(pools: list[Pool], tokenizer: Tokenizer, data: ConfigDict) -> tuple[list[Pool], np.ndarray]:
+    """The sentences as rows of one table of states of the frozen layers `[m, D]`, from the cache or computed."""
+    from metaicl.features.states import token_states
+
+    return _embedded(functools.partial(token_states, padding=tokenizer.padding), pools, tokenizer, data)
+
+
+def _embedded(embed: Callable, pools: list[Pool], tokenizer: Tokenizer, data: ConfigDict) -> Any:
     backbone = frozen_encoder(data, tokenizer, pools[0].x.shape[1])
     params = jax.jit(backbone.init)(jax.random.key(0))
     with ProgressBar("sentences") as bar:
-        return embed_pools(
+        return embed(
             pools,
             backbone,
             params,

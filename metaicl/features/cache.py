@@ -50,7 +50,7 @@ def _embed(
     images = _has_images(pool)
     done, order, features = 0, [], []
     for rows, part in (
-        _image_batches(pool, batch, phashes) if images else _sentence_batches(pool, batch, widths)
+        _image_batches(pool, batch, phashes) if images else sentence_batches(pool, batch, widths)
     ):
         padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
         features.append(np.asarray(apply(padded), np.float32)[: len(part)])
@@ -78,7 +78,7 @@ def _image_batches(
             yield np.arange(start + first, start + first + len(part)), part
 
 
-def _sentence_batches(
+def sentence_batches(
     pool: Pool, batch: int, widths: Widths | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Numbers and tokens of sentences, narrow ones first, so that a batch is as wide as its own sentences need."""
@@ -94,7 +94,8 @@ def _has_images(pool: Pool) -> bool:
     return len(pool.x.shape) == 4 and pool.x.shape[3] == 3 and pool.x.dtype == np.uint8
 
 
-def _check_items(pool: Pool) -> None:
+def check_items(pool: Pool) -> None:
+    """Refuses a pool that holds neither images nor sentences."""
     sentences = len(pool.x.shape) == 2 and pool.x.dtype == np.int32
     if not len(pool) or not (_has_images(pool) or sentences):
         raise ValueError(
@@ -103,7 +104,8 @@ def _check_items(pool: Pool) -> None:
         )
 
 
-def _path(cache_dir: str | os.PathLike, name: str, key: str) -> Path:
+def feature_path(cache_dir: str | os.PathLike, name: str, key: str) -> Path:
+    """The file of a data set's features."""
     plain = re.sub(r"[^\w.-]+", "_", name)  # names may hold what file names must not
     return Path(cache_dir).expanduser() / f"{plain}-{key[:32]}.npz"
 
@@ -146,14 +148,14 @@ def embed_pools(
         does not decode.
     """
     for pool in pools:
-        _check_items(pool)
+        check_items(pool)
     apply = jax.jit(backbone.apply)
     preprocessing = getattr(backbone, "preprocessing", "")
     weights = weights_digest(params)
     embedded = []
     for pool in pools:
         key = feature_key(pool, weights, backbone_name, preprocessing)
-        path = None if cache_dir is None else _path(cache_dir, f"{pool.name}-{backbone_name}", key)
+        path = None if cache_dir is None else feature_path(cache_dir, f"{pool.name}-{backbone_name}", key)
         arrays = load_arrays(path) if path is not None else None
         if arrays is None:
             arrays = _embed(pool, lambda items: apply(params, items), batch, widths, progress)

@@ -80,6 +80,9 @@ class Kept(NamedTuple):
 class Bert(nn.Module):
     """Token ids `int32 [n, T]` to hidden states; see `BertShape` and the module docstring.
 
+    With `below` the embeddings and so many layers from the bottom are no part of the network: it takes what they give,
+    `float [n, T, D]`, where padding is a row of zeros (`padded_states`).
+
     Attributes:
       shape: of the tensors.
       pooler: whether there is the dense layer with tanh on the first token.
@@ -88,6 +91,7 @@ class Bert(nn.Module):
       remat: recompute each layer in the backward pass.
       dropout: the share of the embeddings, of the weights of attention and of what both halves of a layer add that
         is dropped (Devlin et al. 2019, appendix A.2) where a key is given.
+      below, above: layers at the bottom (with the embeddings) and at the top that are left away.
     """
 
     shape: BertShape
@@ -98,27 +102,32 @@ class Bert(nn.Module):
     dtype: Any
     remat: bool
     dropout: float = 0.0
+    below: int = 0
+    above: int = 0
 
     @nn.compact
     def __call__(
-        self, ids: jax.Array, key: jax.Array | None = None
+        self, items: jax.Array, key: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
         """`(embeddings, layer 1, ..., layer L)`, each `[n, T, D]`, and the pooler's `[n, D]` or None."""
         shape = self.shape
-        visible = (ids != shape.padding)[:, None, None, :]
-        embedded, layers = self._kept(ids, key)
-        x = _Embeddings(shape, self.dtype, name="embeddings")(ids)
+        visible = real_tokens(items, shape.padding)[:, None, None, :]
+        embedded, kept = self._kept(items, key)
+        if self.below:
+            states = [items.astype(self.dtype)]
+        else:
+            x = _Embeddings(shape, self.dtype, name="embeddings")(items)
+            states = [_dropped(x, embedded, self.dropout)]
         layer = nn.remat(_Layer) if self.remat else _Layer
-        states = [_dropped(x, embedded, self.dropout)]
-        for i in range(shape.layers):
+        for i in range(self.below, shape.layers - self.above):
             settings = (shape, self.adapters, self.lora, self.prompts, self.dtype, self.dropout)
-            states.append(layer(*settings, name=f"layer_{i}")(states[-1], visible, layers[i]))
+            states.append(layer(*settings, name=f"layer_{i}")(states[-1], visible, kept[i]))
         pooled = None
         if self.pooler:
             pooled = nn.tanh(_dense(shape.width, self.dtype, "pooler")(states[-1][:, 0]))
         return tuple(states), pooled
 
-    def _kept(self, ids, key) -> tuple[jax.Array | None, list[Kept | None]]:
+    def _kept(self, items, key) -> tuple[jax.Array | None, list[Kept | None]]:
         """What is kept of the embeddings and in each layer; Nones without dropout.
 
         Two draws for all of the layers: XLA takes long to compile each on a CPU.
@@ -126,7 +135,7 @@ class Bert(nn.Module):
         shape = self.shape
         if key is None or not self.dropout:
             return None, [None] * shape.layers
-        (n, tokens), keys = ids.shape, jax.random.split(key)
+        (n, tokens), keys = items.shape[:2], jax.random.split(key)
         draw = lambda k, *size: jax.random.bernoulli(k, jnp.float32(1 - self.dropout), size)
         added = draw(keys[0], 2 * shape.layers + 1, n, tokens, shape.width)
         weights = draw(keys[1], shape.layers, n, shape.heads, tokens, tokens)
@@ -134,26 +143,36 @@ class Bert(nn.Module):
 
 
 def hidden_states(
-    module: Bert, params: Any, ids: jax.Array, key: jax.Array | None = None
+    module: Bert, params: Any, items: jax.Array, key: jax.Array | None = None
 ) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
-    """What `module` gives for token ids `int32 [n, T]` and its parameters; see `Bert.__call__`.
+    """What `module` gives for token ids `int32 [n, T]` (or states) and its parameters; see `Bert`.
 
     `key` is of the dropout; without it nothing is dropped. One key always drops the same.
     """
-    found: Any = module.apply({"params": params}, ids, key)
+    found: Any = module.apply({"params": params}, items, key)
     return found
 
 
-def pool_states(states: jax.Array, ids: jax.Array, padding: int, how: str) -> jax.Array:
+def real_tokens(items: jax.Array, padding: int) -> jax.Array:
+    """Which of the tokens are no padding, `bool [n, T]`, of ids `[n, T]` or of `padded_states` `[n, T, D]`."""
+    return items != padding if items.ndim == 2 else jnp.any(items != 0, axis=-1)
+
+
+def padded_states(states: jax.Array, real: jax.Array) -> jax.Array:
+    """States `[n, T, D]` with zeros for padding: no layer norm gives those, so that they carry their own mask."""
+    return jnp.where(real[..., None], states, 0)
+
+
+def pool_states(states: jax.Array, real: jax.Array, how: str) -> jax.Array:
     """One vector for each sentence: the mean over its real tokens, or its first token (`cls`).
 
-    `states [n, T, D], ids [n, T] -> [n, D]`; a sentence of nothing but padding gives zeros, or its first state.
+    `states [n, T, D], real bool [n, T] -> [n, D]`; a sentence of nothing but padding gives zeros, or its first state.
     """
     if how == "cls":
         return states[:, 0]
-    real = (ids != padding).astype(states.dtype)
-    total = jnp.einsum("nt,ntd->nd", real, states)
-    return total / jnp.maximum(real.sum(axis=1, keepdims=True), 1.0)
+    weights = real.astype(states.dtype)
+    total = jnp.einsum("nt,ntd->nd", weights, states)
+    return total / jnp.maximum(weights.sum(axis=1, keepdims=True), 1.0)
 
 
 def _dense(width: int, dtype: Any, name: str, start=_NORMAL) -> nn.Dense:

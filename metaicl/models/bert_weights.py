@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,10 @@ def pretrained(params: dict, folder: Path, fresh: Sequence[str] = ()) -> dict:
     flat = flatten_dict(params)
     theirs, expected = _expected(folder, {path: a.shape for path, a in flat.items() if not _is_added(path)})
     file = weights_file(folder)
+    away = _left_away(params, read_config(folder)[1].layers)
     settings: dict[str, Any] = dict(
-        ignored=_is_left, advice="the weights that the config.json beside it describes"
+        ignored=lambda name: _is_left(name) or away(name),
+        advice="the weights that the config.json beside it describes",
     )
     check_safetensors(file, expected, **settings)
     wanted = {path: name for path, name in theirs.items() if path[0] not in fresh}
@@ -175,7 +177,25 @@ def _is_added(path: tuple[str, ...]) -> bool:
 
 
 def _is_left(name: str) -> bool:
-    return _LEFT_IN_FILE.match(name.removeprefix("bert.").removeprefix("distilbert.")) is not None
+    return _LEFT_IN_FILE.match(_plain(name)) is not None
+
+
+def _left_away(params: Mapping[str, Any], layers: int) -> Callable[[str], bool]:
+    """Whether a tensor of a file is of a part of its network that `params` are without: half of an encoder."""
+    there = {int(part.removeprefix("layer_")) for part in params if part.startswith("layer_")}
+
+    def away(name):
+        if found := re.match(r"(?:encoder|transformer)\.layer\.(\d+)\.", _plain(name)):
+            return int(found[1]) < layers and int(found[1]) not in there
+        return False
+
+    return (
+        away if "embeddings" in params else lambda name: away(name) or _plain(name).startswith("embeddings.")
+    )
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("bert.").removeprefix("distilbert.")
 
 
 def _turned(path: tuple[str, ...], tensor: Any) -> Any:
