@@ -153,7 +153,9 @@ def adaptation(arg: ConfigDict) -> tuple[dict, str]:
     if top := re.fullmatch(r"top([1-9]\d*)", arg.adapt):
         layers = number_of_layers(arg.weights)
         if int(top[1]) > layers - arg.frozen:
-            raise ConfigError(f"adapt={arg.adapt}: the encoder has {layers} layers, {arg.frozen} of them frozen.")
+            raise ConfigError(
+                f"adapt={arg.adapt}: the encoder has {layers} layers, {arg.frozen} of them frozen."
+            )
         paths = [f"encoder/layer_{i}" for i in range(layers - int(top[1]), layers)]
         return {}, "+".join([*paths, "head"])
     if arg.adapt not in ADAPT:

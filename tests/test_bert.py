@@ -24,7 +24,7 @@ from text_data import (
 from metaicl.data.tokens import hashed_words, load_tokenizer, padded
 from metaicl.models.bert import POOLINGS, Bert, BertShape, hidden_states
 from metaicl.models.bert_weights import read_config, weights_folder
-from metaicl.models.network import make_encoder
+from metaicl.models.network import lower_bert, make_encoder
 
 LENGTHS = (1, 2, 5, 9, 16, 24)
 SMALL = dict(vocabulary=40, width=16, layers=2, heads=2, hidden=32, positions=24)
@@ -389,3 +389,46 @@ def test_default_shape_is_that_of_hashed_words():
     assert (
         BertShape().vocabulary == hashed_words().vocabulary and BertShape().padding == hashed_words().padding
     )
+
+
+def test_upper_layers_on_the_states_of_the_frozen_ones_are_the_whole(tmp_path, rng):
+    folder = str(write_model(tmp_path, tiny_tensors(rng)))
+    ids, mask = token_ids(rng, (4, 9, 1)), jnp.ones(3)
+    whole = make_encoder("bert", (9,), weights=folder)
+    lower = lower_bert(1, weights=folder)
+    upper = make_encoder("bert", (9, 16), weights=folder, frozen_layers=1)
+    params, below, above = (jax.jit(net.init)(jax.random.key(0)) for net in (whole, lower, upper))
+    assert set(below) == {"embeddings", "layer_0"} and set(above) == {"layer_1"}
+    states = jax.jit(lower.apply)(below, ids, mask)
+    assert not np.any(np.asarray(states)[ids == 0]) and np.all(
+        np.any(np.asarray(states) != 0, -1) == (ids != 0)
+    )
+
+    def value(net, items):
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(jnp.sin(net.apply(p, items, mask)))))
+
+    (expected, slope), (found, own) = value(whole, ids)(params), value(upper, states)(above)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), own, {"layer_1": slope["layer_1"]})
+    assert _differ(own, jax.tree.map(jnp.zeros_like, own))
+
+
+def test_halves_that_do_not_fit_are_refused(tmp_path, rng):
+    tensors = tiny_tensors(rng)
+    folder = str(write_model(tmp_path, tensors))
+    for x_shape, settings, text in (
+        ((9,), dict(frozen_layers=1), r"needs their states \[T, 16\]"),
+        ((9, 8), dict(frozen_layers=1), r"needs their states \[T, 16\]"),
+        ((9, 16), dict(frozen_layers=2), "frozen_layers is 2; give 0 to 1"),
+        ((9, 16), dict(frozen_layers=1, fresh_layers=2), "2 layers, 1 of them frozen"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            make_encoder("bert", x_shape, weights=folder, **settings)
+    for layers in (0, 2):
+        with pytest.raises(ValueError, match="give 1 to 1"):
+            lower_bert(layers, weights=folder)
+    # A layer that config.json does not know of is not one that was left away.
+    more = tensors | {"encoder.layer.2.output.dense.bias": np.zeros(16, np.float32)}
+    broken = str(write_model(tmp_path / "more", more))
+    with pytest.raises(ValueError, match=r"unexpected: encoder\.layer\.2"):
+        make_encoder("bert", (9, 16), weights=broken, frozen_layers=1).init(jax.random.key(0))

@@ -108,6 +108,22 @@ def test_a_config_answers_without_training(tmp_path, capsys):
     assert {row["in_scope"] for row in rows_of(tmp_path / "answers.csv")} == {"yes"}
 
 
+def test_frozen_layers_answer_as_the_whole_encoder_does(tmp_path, rng):
+    pytest.importorskip("tokenizers")
+    path, folder = write_sentences(tmp_path / "own.csv"), write_model(tmp_path / "model", tiny_tensors(rng))
+    texts, labels = ["word1 of mine", "more words", "word2", "words more"], ["a", "b", "a", "b"]
+    outputs = []
+    for argument in ("adapt=top1", "frozen=1"):
+        config = config_of(path, f"learner=finetune,weights={folder},longest=24,{argument}", tmp_path)
+        (own,) = chosen_runs(
+            overridden(config, {"learners.finetune.inner_steps": 2}), "held_out=bank,learner=finetune"
+        ).values()
+        few = classifier_of_config(own, folds=0).fit(texts, labels)
+        outputs.append(few.decision_function(["word1", "of mine more"]))
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+    assert np.ptp(outputs[0]) > 1e-3
+
+
 def test_vectors_of_a_pretrained_encoder(tmp_path, rng):
     """The frozen vectors are those of training, and any number of labels is answered."""
     pytest.importorskip("tokenizers")

@@ -13,10 +13,11 @@ from tiny import ROOT, load_config
 
 from metaicl import sharding
 from metaicl.configuration import ConfigError, overridden
+from metaicl.data.sampler import gather
 from metaicl.experiment import chosen_runs, make_any, make_problem, texts
 from metaicl.experiment.runs import execute
-from metaicl.features import cache
-from metaicl.models.network import make_encoder
+from metaicl.features import cache, states
+from metaicl.models.network import lower_bert, make_encoder
 
 TEXT = ROOT / "configs" / "text.py"
 FAST = {
@@ -192,3 +193,61 @@ def test_cached_vectors_are_those_of_the_encoder_with_its_weights(tmp_path, rng,
     monkeypatch.setattr(cache, "_embed", lambda *a: pytest.fail("embedded again"))
     again, _ = stored(data)
     np.testing.assert_array_equal(again[0].x, pools[0].x)
+
+
+def test_cached_states_of_frozen_layers_give_the_answers_of_the_whole_encoder(tmp_path, rng, monkeypatch):
+    pytest.importorskip("tokenizers")
+    path = write_sentences(tmp_path / "own.csv", domains=("bank", "home"), labels=2, each=8)
+    folder = write_model(tmp_path / "model", tiny_tensors(rng))
+    whole = config_of(path, f"learner=finetune,weights={folder},longest=24,adapt=top1", tmp_path)
+    frozen = config_of(path, f"learner=finetune,weights={folder},longest=24,frozen=1", tmp_path)
+    records = {}
+    for name, config in {"whole": whole, "frozen": frozen}.items():
+        small = {
+            "learners.finetune.inner_steps": 3,
+            "learners.finetune.inner_lr": 0.1,
+            "data.buckets": (6, 24),
+        }
+        records[name] = done(overridden(config, small), tmp_path / name)[0]["values"]
+    np.testing.assert_allclose(records["frozen"]["nll"], records["whole"]["nll"], rtol=1e-4)
+    assert records["frozen"]["accuracy"] == records["whole"]["accuracy"]
+    texts.stored_text.cache_clear()
+    monkeypatch.setattr(states, "_states", lambda *a: pytest.fail("computed again"))
+    done(overridden(frozen, small), tmp_path / "again")
+
+
+def test_the_table_of_states_holds_every_token_once(tmp_path, rng):
+    pytest.importorskip("tokenizers")
+    path = write_sentences(tmp_path / "own.csv", domains=("bank", "home"), labels=2, each=4)
+    folder = write_model(tmp_path / "model", tiny_tensors(rng))
+    changes = dict(weights=str(folder), longest=24, buckets=(6, 24), by="domain")
+    data = overridden(config_of(path, "", tmp_path).data, changes)
+    stored = lambda **own: texts.stored_text(
+        json.dumps(texts.reading(overridden(data, own))), lambda tree: tree
+    )
+    ids, _ = stored()
+    _, store = stored(backbone="bert", frozen_layers=1)
+    net = lower_bert(1, weights=str(folder))
+    params = net.init(jax.random.key(0))
+    expected = np.concatenate([jax.jit(net.apply)(params, pool.x, np.ones(len(pool))) for pool in ids])
+    assert store.item == ((24, 16), "float32") and store.buckets is not None
+    np.testing.assert_allclose(store.consts["table"][store.consts["x"]], expected, atol=1e-5)
+    real = sum(int((pool.x != 0).sum()) for pool in ids)
+    assert store.consts["table"].shape == (real + 1, 16)
+    batch = {f"{part}_rows": np.arange(8).reshape(2, 4) for part in ("support", "query")}
+    batch |= {f"{part}_{name}": np.ones((2, 4)) for part in ("support", "query") for name in ("y", "mask")}
+    batch |= dict(dataset=np.zeros(2), classes=np.zeros((2, 1)), columns=np.zeros((2, 6), bool))
+    narrow, _ = gather(store.consts, batch, None)
+    np.testing.assert_allclose(narrow.support.x, expected[:8, :6].reshape(2, 4, 6, 16), atol=1e-5)
+
+
+def test_frozen_layers_that_do_not_fit_are_named(tmp_path, rng):
+    path = write_sentences(tmp_path / "own.csv")
+    folder = write_model(tmp_path / "model", tiny_tensors(rng))
+    with pytest.raises(ConfigError, match=r"frozen=1: without weights"):
+        config_of(path, "frozen=1", tmp_path)
+    with pytest.raises(ConfigError, match="the encoder has 2 layers, 1 of them frozen"):
+        config_of(path, f"weights={folder},frozen=1,adapt=top2", tmp_path)
+    data = config_of(path, "", tmp_path).data
+    with pytest.raises(ConfigError, match=r"data\.frozen_layers is 1 and data\.backbone is 'none'"):
+        texts.checked_tokenizer(overridden(data, dict(frozen_layers=1)))
