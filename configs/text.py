@@ -17,7 +17,7 @@ sentence-transformers/all-MiniLM-L6-v2 (`$METAICL_TEXT_WEIGHTS` unless given; `w
 a small BERT over hashed words starts at random: it shows the way, and what training alone gives.
 
 `learner`: `maml`, `fomaml`, `protomaml` (its head starts from the class means), `reptile`, `anil`, `protonet`
-(prototypes whose encoder is trained), `finetune` (no meta-training, 50 steps of Adam on the support), and on the
+(prototypes whose encoder is trained), `finetune` (no meta-training, 30 steps of Adam on the support), and on the
 cached vectors of the frozen encoder `prototypes`, `in_context`, `logistic`, `centroid`. `adapt` says what the inner
 loop of the first four and of `finetune` moves: `all`, `head`, `topK` layers, `norms`, `adapters`, `lora`, `prompts`,
 or `warp`, all but the feed-forward parts; the head always moves. `fresh=2` starts the two top layers of `weights` at
@@ -27,11 +27,13 @@ been tuned. `frozen=4` leaves the embeddings and the four lowest layers as they 
 output is computed once and cached, and a step costs a third with two of six layers left. `longest=16` cuts sentences
 to 16 tokens, and counts them. `dropout=0.1` is that of BERT, in training alone. `out_of_scope=10` (clinc150) adds ten
 queries of no class to each test episode, and records how well the largest probability and the energy tell them apart.
+`lengths=8+11` adds test sets of sentences of up to 8 tokens, and of 9 to 11, as points of a curve.
 `quick` is sized for two minutes on two cores, without weights. `configs/text_table.py` compares all learners.
 """
 
 import os
 import re
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -55,6 +57,7 @@ DEFAULTS = dict(
     folder="$METAICL_DATA/text",
     cache="",
     out_of_scope=0,
+    lengths="",
     seeds=1,
 )
 SMALL = dict(width=64, layers=2, heads=4, hidden=128, positions=64)
@@ -75,7 +78,7 @@ VECTORS = ("prototypes", "in_context", "logistic", "centroid")  # on vectors of 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
     arg = parse_argument(argument, DEFAULTS)
-    arg.weights = "" if arg.weights == "none" else arg.weights or os.environ.get("METAICL_TEXT_WEIGHTS", "")
+    arg.weights = chosen_weights(arg.weights)
     if arg.frozen and not arg.weights:
         raise ConfigError(f"frozen={arg.frozen}: without weights that leaves random layers; give weights=.")
     if arg.fresh and not arg.weights:
@@ -105,10 +108,25 @@ def get_config(argument: str | None = None) -> ConfigDict:
         validate_every=max(steps // 4, 1),
     )
     episodes = dict(episodes=100, validation_episodes=20) if arg.quick else dict(validation_episodes=60)
-    config.evaluate = defaults.evaluation(batch=20, out_of_scope=arg.out_of_scope, **episodes)
+    more = dict(out_of_scope=arg.out_of_scope, lengths=bands(arg.lengths))
+    config.evaluate = defaults.evaluation(batch=20, **more, **episodes)
     config.replicas = defaults.seeds(arg.seeds)
     config.runs = named(runs(chosen, domains, arg.frozen))
     return config
+
+
+def chosen_weights(given: str) -> str:
+    """The weights that are given, else those of the environment, or none."""
+    return "" if given == "none" else given or os.environ.get("METAICL_TEXT_WEIGHTS", "")
+
+
+def bands(given: str | int) -> tuple[int, ...]:
+    """Where bands of lengths end, `8+12` in words."""
+    parts = str(given).split("+") if given != "" else []
+    ends = tuple(int(part) for part in parts if part.isdigit())
+    if len(ends) < len(parts) or sorted(set(ends)) != list(ends):
+        raise ConfigError(f"lengths={given!r}: give rising numbers of tokens, as lengths=8+12.")
+    return ends
 
 
 def held_out(arg: ConfigDict) -> list[str]:
@@ -148,26 +166,31 @@ def data(arg: ConfigDict, by_domain: bool) -> dict:
     )
 
 
-def adaptation(arg: ConfigDict) -> tuple[dict, str]:
+def adaptation(arg: Mapping) -> tuple[dict, str]:
     """What `adapt` adds to the encoder, and which paths it lets the inner loop move."""
-    if top := re.fullmatch(r"top([1-9]\d*)", arg.adapt):
-        layers = number_of_layers(arg.weights)
-        if int(top[1]) > layers - arg.frozen:
+    if top := re.fullmatch(r"top([1-9]\d*)", arg["adapt"]):
+        layers = number_of_layers(arg["weights"])
+        if int(top[1]) > layers - arg["frozen"]:
             raise ConfigError(
-                f"adapt={arg.adapt}: the encoder has {layers} layers, {arg.frozen} of them frozen."
+                f"adapt={arg['adapt']}: the encoder has {layers} layers, {arg['frozen']} of them frozen."
             )
         paths = [f"encoder/layer_{i}" for i in range(layers - int(top[1]), layers)]
         return {}, "+".join([*paths, "head"])
-    if arg.adapt not in ADAPT:
-        raise ConfigError(f"adapt={arg.adapt!r} is not one of {', '.join(ADAPT)}, top1, top2, ...")
-    return ADAPT[arg.adapt]
+    if arg["adapt"] not in ADAPT:
+        raise ConfigError(f"adapt={arg['adapt']!r} is not one of {', '.join(ADAPT)}, top1, top2, ...")
+    return ADAPT[arg["adapt"]]
 
 
 def number_of_layers(weights: str) -> int:
     """Of the pretrained encoder, or of the small one."""
+    return shape_of(weights).layers if weights else SMALL["layers"]
+
+
+def shape_of(weights: str):
+    """The shape of the pretrained encoder."""
     from metaicl.models.bert_weights import read_config, weights_folder
 
-    return read_config(weights_folder(weights))[1].layers if weights else SMALL["layers"]
+    return read_config(weights_folder(weights))[1]
 
 
 def learners(arg: ConfigDict) -> dict:
@@ -175,6 +198,7 @@ def learners(arg: ConfigDict) -> dict:
     added, adapted = adaptation(arg)
     encoder = dict(weights=arg.weights) if arg.weights else dict(shape=dict(SMALL, vocabulary=VOCABULARY))
     encoder |= dict(dropout=arg.dropout, fresh_layers=arg.fresh, frozen_layers=arg.frozen, remat=False)
+    encoder |= dict(adapters=0, lora=0, prompts=0)
     bert = dict(encoder="bert", encoder_settings=encoder | added)
     plain = dict(encoder="bert", encoder_settings=encoder)
     steps = dict(inner_steps=5, inner_lr=0.05, test=dict(inner_steps=10))
@@ -202,8 +226,10 @@ def learners(arg: ConfigDict) -> dict:
             bert,
             kind="maml",
             order="first",
-            inner_steps=50,
-            inner_lr=1e-3,
+            inner_steps=30,
+            inner_lr=3e-4
+            if arg.weights
+            else 1e-3,  # for weights best of 12 pairs of both, on validation domains
             inner_optimizer="adam",
             adapted=adapted,
             train=dict(steps=0),

@@ -163,6 +163,7 @@ def evaluation(**given: Any) -> dict[str, Any]:
         fits=0,
         probes={},
         out_of_scope=0,  # queries of no class more, of each test episode of sentences
+        lengths=(),  # rising numbers of tokens: test sets more, of sentences up to the first, the second, ...
         compare=(),  # pairs of labels of replicas whose answers are compared
         point=dict(setting="", value=0.0),
     )

@@ -52,9 +52,9 @@ def places(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def small_sentences(folder: pathlib.Path) -> text.Sentences:
-    """Stands for what a reader of sentences returns: 3 domains of 15 labels of 15 sentences."""
+    """Stands for what a reader of sentences returns: 3 domains of 15 labels of 30 sentences."""
     del folder
-    rows = [(f"{d} {c} word{i}", f"{d}{c}", d) for d in "abc" for c in range(15) for i in range(15)]
+    rows = [(f"{d} {c} word{i}", f"{d}{c}", d) for d in "abc" for c in range(15) for i in range(30)]
     return text.Sentences("small", *(list(column) for column in zip(*rows, strict=True)))
 
 
@@ -67,8 +67,8 @@ def write_csv(path: pathlib.Path) -> pathlib.Path:
 
 
 def write_small_encoder(folder: pathlib.Path) -> pathlib.Path:
-    """A folder of a BERT that holds the longest sentences of the config."""
-    longer = dict(max_position_embeddings=64)
+    """A folder of a BERT that holds the longest sentences of the config, with as many layers as MiniLM."""
+    longer = dict(max_position_embeddings=64, num_hidden_layers=6)
     return write_model(folder, tiny_tensors(np.random.default_rng(0), **longer), **longer)
 
 
@@ -81,7 +81,7 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
     for reader in text._READERS:
         monkeypatch.setitem(text._READERS, reader, small_sentences)
     album, weights = places
-    if path.stem in ("text", "text_table"):
+    if path.stem in ("text", "text_claims", "text_table"):
         monkeypatch.setenv("METAICL_DATA", str(tmp_path))
         monkeypatch.delenv("METAICL_TEXT_WEIGHTS", raising=False)
         if "weights=" in argument:
@@ -155,7 +155,7 @@ def test_the_table_of_sentences_takes_each_split_as_its_config_does(tmp_path, mo
     """Every run of the table is the run of `configs/text.py` with that data set, split and size."""
     monkeypatch.setenv("METAICL_DATA", str(tmp_path))
     monkeypatch.delenv("METAICL_TEXT_WEIGHTS", raising=False)
-    one = dataclasses.replace(small_sentences(tmp_path), name="one", domains=["all"] * 675)
+    one = dataclasses.replace(small_sentences(tmp_path), name="one", domains=["all"] * 1350)
     for name, found in {"clinc150": small_sentences(tmp_path), "banking77": one}.items():
         monkeypatch.setitem(text._READERS, name, lambda folder, found=found: found)
     table = load_config(ROOT / "configs" / "text_table.py", "learner=centroid+anil,size=5w1s+15w5s")
@@ -174,3 +174,35 @@ def test_the_table_of_sentences_takes_each_split_as_its_config_does(tmp_path, mo
             assert {k: v for k, v in leaves(same) if not k.startswith("runs.")} == {
                 k: v for k, v in leaves(own) if not k.startswith("runs.")
             }
+
+
+def test_claims_of_sentences_differ_in_what_they_are_about(tmp_path, monkeypatch):
+    monkeypatch.setenv("METAICL_DATA", str(tmp_path))
+    monkeypatch.delenv("METAICL_TEXT_WEIGHTS", raising=False)
+    monkeypatch.setitem(text._READERS, "clinc150", small_sentences)
+    claims = ROOT / "configs" / "text_claims.py"
+    runs = chosen_runs(load_config(claims, "lengths=5+6,held_out=b"), None)
+    assert {own.data.held_out for own in runs.values()} == {"b"}
+    shares = {name: own for name, own in runs.items() if name.startswith("share,")}
+    of = {name: own.evaluate.point.value for name, own in shares.items()}
+    assert of["share,adapt=all"] == 100 and all(0 < value < 100 for n, value in of.items() if "all" not in n)
+    assert of["share,adapt=head"] < of["share,adapt=norms"] < of["share,adapt=top1"]
+    assert shares["share,adapt=lora"].learners.fomaml.encoder_settings.lora == 4
+    assert shares["share,adapt=norms"].learners.fomaml.encoder_settings.lora == 0
+    parted = [own.task for name, own in runs.items() if name.startswith("ratio,")]
+    assert {(t.shots + t.queries, t.test_shots) for t in parted} == {(10, 5)} and len(parted) == 4
+    start = runs["convergence,finetune"]
+    assert start.learners.finetune.sweep.setting == "inner_steps" and tuple(start.evaluate.lengths) == (5, 6)
+    assert (
+        not shares["share,adapt=all"].learners.fomaml.sweep["values"]
+        and not shares["share,adapt=all"].evaluate.lengths
+    )
+    assert runs["shots,protonet"].task.test_shots == max(runs["shots,protonet"].evaluate.shot_curve) == 20
+    for argument, words in (
+        ("claim=speed", "claim='speed' is not one of shots"),
+        ("learner=anil", "learner=anil is chosen by claim="),
+        ("lengths=8+x", "give rising numbers of tokens"),
+        ("lengths=8+5", "give rising numbers of tokens"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            load_config(claims, argument)

@@ -251,3 +251,21 @@ def test_frozen_layers_that_do_not_fit_are_named(tmp_path, rng):
     data = config_of(path, "", tmp_path).data
     with pytest.raises(ConfigError, match=r"data\.frozen_layers is 1 and data\.backbone is 'none'"):
         texts.checked_tokenizer(overridden(data, dict(frozen_layers=1)))
+
+
+def test_bands_of_lengths_are_test_sets_of_their_sentences(tmp_path):
+    path = write_sentences(tmp_path / "own.csv", each=9)  # of 4, 6 and 8 tokens with start and end
+    sizes = {"task.queries": 1, "task.test_queries": 2, "evaluate.lengths": (5, 7)}
+    (own,) = chosen_runs(tiny_encoder(config_of(path, "held_out=home", tmp_path, **sizes)), None).values()
+    whole, *bands = make_problem(own, lambda tree: tree).test
+    assert [(held.setting, held.value) for held in bands] == [("tokens", 5.0), ("tokens", 7.0)]
+    for held, tokens in zip(bands, (4, 6), strict=True):
+        for i in range(5):
+            rows = np.concatenate([held.source.indices(i)[f"{part}_rows"] for part in ("support", "query")])
+            assert set(np.sum(np.asarray(held.source.consts["x"])[rows] != 0, axis=1)) == {tokens}
+    rows = np.concatenate([whole.source.indices(i)["query_rows"] for i in range(20)])
+    assert len(set(np.sum(np.asarray(whole.source.consts["x"])[rows] != 0, axis=1))) == 3
+    with pytest.raises(
+        ConfigError, match=r"too few sentences of own_home have 8 to 9 tokens|have 1 to 3 tokens"
+    ):
+        make_problem(overridden(own, {"evaluate.lengths": (3, 9)}), lambda tree: tree)

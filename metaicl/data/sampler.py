@@ -53,11 +53,13 @@ class Store(NamedTuple):
         where the former says which rows of the latter make an item `[T, D]`.
       offsets: row of the first item of each data set.
       buckets: of sentences; None for items of one width.
+      lengths: `int [n]` tokens of each sentence; None for other items.
     """
 
     consts: dict
     offsets: dict[str, int]
     buckets: Buckets | None = None
+    lengths: np.ndarray | None = None
 
     @property
     def item(self) -> tuple[tuple[int, ...], str]:
@@ -85,7 +87,8 @@ def make_store(
     x = np.concatenate([np.asarray(p.x) for p in pools])
     buckets = None if widths is None else Buckets.of(x, padding, widths)
     offsets = {p.name: int(start) for p, start in zip(pools, starts, strict=False)}
-    return Store(place({"x": x} if table is None else {"x": x, "table": table}), offsets, buckets)
+    consts = {"x": x} if table is None else {"x": x, "table": table}
+    return Store(place(consts), offsets, buckets, buckets and buckets.lengths)
 
 
 def gather(consts, batch, key):

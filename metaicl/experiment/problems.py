@@ -68,12 +68,40 @@ def _text(data, task, evaluation, place) -> Problem:
     reading = json.dumps(texts.reading(data))
     pools, store = texts.stored_text(reading, place, bool(outsiders))
     classes = pools[:-1] if outsiders else pools
-    problem = _of_parts(classes, store, *_split(classes, data, task), data, task, evaluation)
+    parts, split_by = _split(classes, data, task)
+    problem = _of_parts(classes, store, parts, split_by, data, task, evaluation)
+    bands = _of_lengths(store, parts, split_by, task, evaluation)
+    problem = problem._replace(test=[*problem.test, *bands])
     if not outsiders:
         return problem
     more = dict(store=store, pool=pools[-1], seed=evaluation.seed, items=outsiders)
-    added = [h._replace(with_outsiders=sampler.with_outsiders(h.source, **more)) for h in problem.test]
+    added = [
+        h if h.setting else h._replace(with_outsiders=sampler.with_outsiders(h.source, **more))
+        for h in problem.test
+    ]
     return problem._replace(test=added)
+
+
+def _of_lengths(store, parts, split_by, task, evaluation) -> list[TestSet]:
+    """Test sets of sentences of the bands of lengths that `evaluation.lengths` ends, as points of a curve."""
+    found: list[TestSet] = []
+    items, low = _test_shots(task) + task.test_queries, 0
+    for high in evaluation.get("lengths", ()):
+        pools = []
+        for pool in parts.test:
+            tokens = store.lengths[store.offsets[pool.name] + pool.rows]
+            within = pool.select(np.flatnonzero((low < tokens) & (tokens <= high)))
+            try:
+                pools.append(splits.drop_small_classes(within, items, _largest(task.ways)))
+            except ValueError as error:
+                raise ConfigError(
+                    f"evaluate.lengths: too few sentences of {pool.name} have {low + 1} to {high} tokens. Give wider "
+                    f"bands, or none. ({error})"
+                ) from error
+        sets = _episodic(store, parts._replace(validation=[], test=pools), split_by, task, evaluation).test
+        found += [held._replace(setting="tokens", value=float(high)) for held in sets]
+        low = high
+    return found
 
 
 def _of_parts(pools, store, parts, split_by, data, task, evaluation) -> Problem:

@@ -70,8 +70,9 @@ def stored_text(
     if data.frozen_layers:
         pools, table = _states(pools, tokenizer, data)
         return pools, sampler.make_store(pools, place, widths=data.buckets, table=table)
+    lengths = np.concatenate([(pool.x != tokenizer.padding).sum(axis=1) for pool in pools])
     pools = _vectors(pools, tokenizer, data)
-    return pools, sampler.make_store(pools, place)
+    return pools, sampler.make_store(pools, place)._replace(lengths=lengths)
 
 
 def _equally_wide(pools: list[Pool], padding: int) -> list[Pool]:
