@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does it hold what is said of meta-learned text encoders? Each claim, on one held-out domain of CLINC150.
 
-    python -m metaicl.main --config=configs/text_claims.py                        all of them; with weights=PATH on a GPU
+    python -m metaicl.main --config=configs/text_claims.py                       all of them; with weights=PATH on a GPU
     python -m metaicl.main --config=configs/text_claims.py:weights=PATH,claim=shots,fresh=2,frozen=4,longest=16
 
 `claim` is any of these, joined with +; the others are the arguments of `configs/text.py`, whose encoder and learners
