@@ -117,7 +117,7 @@ def frozen_learners(arg: ConfigDict) -> dict:
     """
     shape = dict(kind="in_context", layers=2, heads=4, mlp=256, **FEATURES)
     linear = dict(shape, labels="simplex", readout="linear", image_width=192, label_width=64)
-    matching = dict(shape, labels="relation", readout="matching", image_width=256)
+    matching = dict(shape, labels="relation", readout="matching", image_width=256, start="random")
     residual = dict(hidden=(256,), residual=True, normalize="sqrt_unit")
     gentle = dict(learning_rate=3e-4)
     own = lambda steps: {} if arg.full else dict(steps=steps, warmup=steps // 10)

@@ -36,6 +36,8 @@ def album(path: str, **given: Any) -> dict[str, Any]:
         held_out="",
         validation="",
         train_on=(),  # data sets, with a split by classes or images; all are tested. Empty: all
+        merge=False,  # training data sets as one pool
+        keep=dict(classes=1.0, items_of_class=0),  # share of the training classes, and items of each; 0: all
         fractions=(0.5, 0.25, 0.25),
         split_seed=0,
         min_classes=15,
@@ -163,7 +165,10 @@ def evaluation(**given: Any) -> dict[str, Any]:
         fits=0,
         probes={},
         out_of_scope=0,  # queries of no class more, of each test episode of sentences
-        lengths=(),  # rising numbers of tokens: test sets more, of sentences up to the first, the second, ...
+        # Test sets more, as points of curves:
+        lengths=(),  # of sentences of up to the first number of tokens, the second, ... (rising)
+        label_noise=(),  # with these shares of the support labels wrong
+        ways=(),  # of so many ways
         compare=(),  # pairs of labels of replicas whose answers are compared
         point=dict(setting="", value=0.0),
     )

@@ -90,7 +90,7 @@ def test_what_is_typed_wrong(arguments, text, refused):
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        ({"data.split": "half"}, "data.split is 'half'; use 'domain', 'within', 'images' or 'supervised'."),
+        ({"data.split": "half"}, "data.split is 'half'; use 'domain', 'within', 'images',"),
         ({"data.validation": "mars"}, "There is no domain 'mars'"),
         ({"data.validation": "cells"}, "'cells' cannot both validate and test"),
         ({"data.datasets": "('roses',)"}, "no embedded data set 'roses'"),

@@ -6,7 +6,6 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,9 +18,11 @@ from metaicl.data import sampler, splits
 from metaicl.data.pool import Pool
 from metaicl.episode import TaskSpec
 from metaicl.experiment import texts
+from metaicl.experiment.episodic import episodic
 from metaicl.experiment.functions import mixture_problem, sinusoids_problem
 from metaicl.experiment.parts import Problem, TestSet
 from metaicl.experiment.progress import ProgressBar, cache_folder
+from metaicl.experiment.splitting import offsets_of, split_pools
 
 
 def make_problem(config: ConfigDict, place: Callable) -> Problem:
@@ -54,9 +55,10 @@ def _album(data, task, evaluation, place) -> Problem:
     """Episodes of an album; `data.split` says what training and test do not share."""
     wanted = data.get("train_on", ())
     _check_train_on(data, wanted)
-    shared = {"data": {k: v for k, v in as_json(data).items() if k != "train_on"}, "task": as_json(task)}
-    pools, store, parts, split_by = _split_album(json.dumps(shared), place)
-    if wanted:
+    chooses = data.split == "one_set"  # among the data sets, and not in their parts
+    own = as_json(data) if chooses else {k: v for k, v in as_json(data).items() if k != "train_on"}
+    pools, store, parts, split_by = _split_album(json.dumps({"data": own, "task": as_json(task)}), place)
+    if wanted and not chooses:
         _refuse_unknown(wanted, [pool.name for pool in parts.train])
         parts = parts._replace(train=[pool for pool in parts.train if pool.name in wanted])
     return _of_parts(pools, store, parts, split_by, data, task, evaluation)
@@ -68,10 +70,8 @@ def _text(data, task, evaluation, place) -> Problem:
     reading = json.dumps(texts.reading(data))
     pools, store = texts.stored_text(reading, place, bool(outsiders))
     classes = pools[:-1] if outsiders else pools
-    parts, split_by = _split(classes, data, task)
+    parts, split_by = split_pools(classes, data, task)
     problem = _of_parts(classes, store, parts, split_by, data, task, evaluation)
-    bands = _of_lengths(store, parts, split_by, task, evaluation)
-    problem = problem._replace(test=[*problem.test, *bands])
     if not outsiders:
         return problem
     more = dict(store=store, pool=pools[-1], seed=evaluation.seed, items=outsiders)
@@ -82,32 +82,10 @@ def _text(data, task, evaluation, place) -> Problem:
     return problem._replace(test=added)
 
 
-def _of_lengths(store, parts, split_by, task, evaluation) -> list[TestSet]:
-    """Test sets of sentences of the bands of lengths that `evaluation.lengths` ends, as points of a curve."""
-    found: list[TestSet] = []
-    items, low = _test_shots(task) + task.test_queries, 0
-    for high in evaluation.get("lengths", ()):
-        pools = []
-        for pool in parts.test:
-            tokens = store.lengths[store.offsets[pool.name] + pool.rows]
-            within = pool.select(np.flatnonzero((low < tokens) & (tokens <= high)))
-            try:
-                pools.append(splits.drop_small_classes(within, items, _largest(task.ways)))
-            except ValueError as error:
-                raise ConfigError(
-                    f"evaluate.lengths: too few sentences of {pool.name} have {low + 1} to {high} tokens. Give wider "
-                    f"bands, or none. ({error})"
-                ) from error
-        sets = _episodic(store, parts._replace(validation=[], test=pools), split_by, task, evaluation).test
-        found += [held._replace(setting="tokens", value=float(high)) for held in sets]
-        low = high
-    return found
-
-
 def _of_parts(pools, store, parts, split_by, data, task, evaluation) -> Problem:
     if data.split == "supervised":
         return _supervised(store, pools, parts, evaluation, task)
-    return _episodic(store, parts, split_by, task, evaluation)
+    return episodic(store, parts, split_by, task, evaluation)
 
 
 @functools.lru_cache(maxsize=2)
@@ -115,15 +93,16 @@ def _split_album(settings: str, place: Callable):
     """The album, its store, its parts and what they are split by; shared by problems that differ in `train_on`."""
     given = ConfigDict(json.loads(settings))
     pools, store = _stored_album(json.dumps(_reading(given.data)), place)
-    return pools, store, *_split(pools, given.data, given.task)
+    parts, split_by = split_pools(pools, given.data, given.task)
+    return pools, store._replace(offsets=offsets_of(pools)), parts, split_by
 
 
 def _check_train_on(data, wanted: Sequence[str]) -> None:
     """Refuses data sets to train on that there are not, before the album is read."""
-    if wanted and data.split not in ("within", "images"):
+    if wanted and data.split not in ("within", "images", "one_set"):
         raise ConfigError(
             f"data.train_on names data sets to train on, and data.split={data.split!r} chooses them by itself: use "
-            "'images' or 'within', or leave data.train_on empty."
+            "'images', 'within' or 'one_set', or leave data.train_on empty."
         )
     if wanted:
         _refuse_unknown(wanted, album_names(data))
@@ -165,48 +144,7 @@ def _published(data, task, evaluation, place) -> Problem:
     split_by = {pool.name: "classes" for part in parts for pool in part}
     # Other splits have other test classes: what is measured on them must not be paired or averaged.
     suffix = f"_{data.split}_split" if data.get("split") else ""
-    return _episodic(store, parts, split_by, task, evaluation, suffix)
-
-
-def _episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Problem:
-    """N-way K-shot episodes of the pools of each part; `suffix` is added to the names that are reported."""
-    ways = _largest(task.ways)
-    shape, dtype = store.item
-    spec = TaskSpec("classify", shape, dtype, ways)
-
-    def held(pool, seed, shots, queries):
-        source = sampler.episodes(store, [pool], seed=seed, ways=ways, shots=shots, queries=queries)
-        names = (pool.name + suffix, pool.domain, len(pool.classes), split_by[pool.name])
-        return TestSet(*names, ways, shots, ways * queries, source)
-
-    def train(seed, datasets=()):
-        return sampler.episodes(
-            store,
-            [pool for pool in parts.train if not datasets or pool.name in datasets],
-            seed=seed,
-            ways=_span(task.ways),
-            shots=_span(task.shots),
-            queries=task.queries,
-            weighting=task.weighting,
-            label_noise=task.label_noise,
-            random_slots=task.random_slots,
-        )
-
-    train(0)  # refuses what does not fit now, not after the first evaluation
-    validation = [held(pool, evaluation.seed + 1, *_validation_size(task)) for pool in parts.validation]
-    test = [held(pool, evaluation.seed, _test_shots(task), task.test_queries) for pool in parts.test]
-    return Problem(spec, train, validation, test, parts.train)
-
-
-# `get`: configs of committed results that are older than these keys are built again.
-def _test_shots(task) -> int:
-    return task.get("test_shots", 0) or _largest(task.shots)
-
-
-def _validation_size(task) -> tuple[int, int]:
-    """Shots and queries of a class in validation: those of the test, unless the task has its own."""
-    shots, queries = task.get("validation_shots", 0), task.get("validation_queries", 0)
-    return shots or _test_shots(task), queries or task.test_queries
+    return episodic(store, parts, split_by, task, evaluation, suffix)
 
 
 def _supervised(store, pools, parts, evaluation, task) -> Problem:
@@ -242,48 +180,6 @@ _PROBLEMS = {
     "sinusoids": sinusoids_problem,
     "text": _text,
 }
-
-
-def _split(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, str]]:
-    """The parts of the album, small classes and leaks dropped, and what each data set is split by."""
-    if data.split == "domain":
-        whole = splits.leave_domain_out(pools, data.held_out, data.validation or None)
-        split_by = {pool.name: "domains" for pool in pools}
-    elif data.split in ("within", "images", "supervised"):
-        least = data.min_classes if data.split == "within" else sys.maxsize
-        each = [splits.split_within(p, data.fractions, data.split_seed, least) for p in pools]
-        whole = splits.Split(*([pool for part, _ in each for pool in part[i]] for i in range(3)))
-        split_by = {pool.name: by for pool, (_, by) in zip(pools, each, strict=True)}
-    else:
-        raise ConfigError(f"data.split is {data.split!r}; use 'domain', 'within', 'images' or 'supervised'.")
-    if data.split != "supervised":
-        whole = _large_enough(whole, task)
-    held = [*whole.validation, *whole.test]
-    train, report = splits.drop_leaks(whole.train, held)
-    lost = {name: counts for name, counts in report.items() if counts["same_bytes"] + counts["near_copies"]}
-    if lost:
-        counted = sum(c["same_bytes"] + c["near_copies"] for c in lost.values())
-        print(f"Left {counted} training images out that validation or test hold too: {lost}", file=sys.stderr)
-    if data.split != "supervised":  # leaks may have made classes small
-        ways, items = _largest(task.ways), _largest(task.shots) + task.queries
-        train = [splits.drop_small_classes(pool, items, ways) for pool in train]
-    return splits.Split(train, whole.validation, whole.test), split_by
-
-
-def _large_enough(split: splits.Split, task) -> splits.Split:
-    ways = _largest(task.ways)
-    # Each part as many as its own episodes take: learners that train with other shots are tested on the same classes.
-    needed = (
-        _largest(task.shots) + task.queries,
-        sum(_validation_size(task)),
-        _test_shots(task) + task.test_queries,
-    )
-    return splits.Split(
-        *(
-            [splits.drop_small_classes(pool, items, ways) for pool in part]
-            for part, items in zip(split, needed, strict=True)
-        )
-    )
 
 
 def _reading(data) -> dict:
@@ -411,11 +307,3 @@ def _features(pools: list[Pool], data, params) -> list[Pool]:
             backbone_name="squeezenet",
             progress=lambda name, done, total: bar(f"embedding {name}", done, total),
         )
-
-
-def _largest(span: Any) -> int:
-    return int(span if isinstance(span, int) else span[1])
-
-
-def _span(value: Any) -> Any:
-    return value if isinstance(value, int) else tuple(value)

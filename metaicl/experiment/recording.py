@@ -157,7 +157,7 @@ def head(
         "run": run.name,
         "replica": replica.name,
         "learner": f"{label_of(run, replica, name)} {evaluation.variant}".strip(),
-        "trained": step > 0 and bool(jax.tree.leaves(meta.params)),
+        "trained": bool(step or started_with(run.config, name)) and bool(jax.tree.leaves(meta.params)),
         "dataset": held.dataset,
         "domain": held.domain,
         "split": split,
@@ -171,6 +171,11 @@ def head(
         "step": step,
         "episodes": {"seed": e.seed + (split == "validation"), "start": 0, "count": evaluation.episodes},
     } | ({"train_on": some} if some else {})
+
+
+def started_with(config: ConfigDict, name: str) -> str:
+    """The file of weights that the run's own learner begins with; "" for initial ones."""
+    return config.get("start", "") if name == config.learner else ""
 
 
 def check_finite(loss: np.ndarray, name: str, held: TestSet, evaluation: Evaluation) -> None:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from metaicl import sharding
-from metaicl.checkpoint import Checkpoints, save_weights
+from metaicl.checkpoint import Checkpoints, load_weights, save_weights
 from metaicl.configuration import ConfigError, as_json, differences, overridden
 from metaicl.data.pipeline import open_batches
 from metaicl.episode import Episode, Source, Stage, TaskSpec, host_batch
@@ -28,7 +28,7 @@ from metaicl.experiment.functions import check_curriculum, told
 from metaicl.experiment.measuring import Measurement
 from metaicl.experiment.probing import probe_records, probed_weights, probes, probes_of
 from metaicl.experiment.problems import Problem, make_problem
-from metaicl.experiment.recording import evaluations, fits, identity, placed, records
+from metaicl.experiment.recording import evaluations, fits, identity, placed, records, started_with
 from metaicl.files import write_text
 from metaicl.learners import Learner, Meta, make_learner
 from metaicl.train import Hooks, Schedule, TrainState, listed, train
@@ -143,6 +143,12 @@ def _try_out(run: Run, name: str) -> None:
     problem = run.replicas[0].problem
     meta = jax.eval_shape(run.learner(name).init, jax.random.key(0))
     t = training_of(run.config, name)
+    if start := started_with(run.config, name):
+        if t.steps:
+            raise ConfigError(f"start={start}: weights are tested as they are; set train.steps to 0.")
+        load_weights(start, meta)  # refuses what does not fit
+    if run.config.data.get("split", "") == "none" and t.steps:
+        raise ConfigError("data.split='none' tests all there is: set train.steps to 0.")
     try:
         if t.steps and (
             name == run.config.learner or run.config.learners[name].get("train", {}).get("steps")
@@ -333,7 +339,9 @@ def _open_batches(source, batch):
 
 
 def _initial(run: Run, name: str, replica: Replica) -> Meta:
-    return jax.jit(run.learner(name, of=replica).init)(jax.random.key(replica.config.seed))
+    init, key = run.learner(name, of=replica).init, jax.random.key(replica.config.seed)
+    start = started_with(run.config, name)
+    return load_weights(start, jax.eval_shape(init, key)) if start else jax.jit(init)(key)
 
 
 def _unstacked(run: Run, meta: Meta, number: int) -> Meta:

@@ -64,6 +64,7 @@ def in_context(
     layers: int = 2,
     heads: int = 4,
     mlp: int = 512,
+    start: Literal["random", "features"] = "random",
     dtype: str = "float32",
     remat: bool = False,
 ) -> Learner:
@@ -79,6 +80,9 @@ def in_context(
         `relation` (no codes: attention is biased by "same class" and "other class").
       attention, readout: see the module docstring.
       layers, heads, mlp: shape of the Transformer.
+      start: `features` (with `readout="matching"`) begins as a classifier by the cosine of the items' features: the
+        maps in front of and behind the blocks keep angles, and the blocks add nothing until they are trained. Good
+        frozen features are then where training leaves from, and not what it has to find back to.
       dtype: compute dtype (`"bfloat16"` on accelerators); parameters stay float32.
       remat: recompute blocks in the backward pass, to save memory.
 
@@ -87,6 +91,8 @@ def in_context(
     """
     if attention not in ("joint", "packed"):
         raise ValueError(f"attention is {attention!r}; use 'joint' or 'packed'.")
+    if start not in ("random", "features") or (start == "features" and readout != "matching"):
+        raise ValueError(f"start is {start!r}; use 'random' or, with readout='matching', 'features'.")
     parts = _parts(
         spec, encoder, encoder_settings or {}, image_width, label_width, fusion, labels, readout, dtype
     )
@@ -98,7 +104,7 @@ def in_context(
         params = {"transformer": transformer.init(keys[0])} | parts.init(keys[1])
         if labels == "relation":
             params["relation"] = jnp.zeros((2, layers, heads))  # other class, same class
-        return Meta(params)
+        return Meta(params if start == "random" else _from_features(params, keys[2]))
 
     mode = _joint if attention == "joint" else _packed
     adapt, predict = mode(spec, parts, transformer)
@@ -110,6 +116,34 @@ def in_context(
         independent=parts.independent,
         relabelling=labels == "relation",
     )
+
+
+def _from_features(params, key):
+    """Initial parameters whose answers depend on the cosines of the items' features alone; see `in_context`."""
+    keys = jax.random.split(key)
+    changed = {
+        "transformer": {
+            name: block | {part: jax.tree.map(jnp.zeros_like, block[part]) for part in ("out", "mlp_out")}
+            if name.startswith("blocks")
+            else block
+            for name, block in params["transformer"].items()
+        },
+        "readout": {
+            **params["readout"],
+            "query": _orthonormal(keys[0], params["readout"]["query"]),
+            "key": _orthonormal(keys[0], params["readout"]["key"]),
+        },
+    }
+    if "image" in params:
+        changed["image"] = _orthonormal(keys[1], params["image"])
+    return params | changed
+
+
+def _orthonormal(key, layer):
+    """A linear layer whose kernel `[n, m]` has orthonormal columns (n >= m) or rows, scaled to keep the mean square."""
+    n, m = layer["kernel"].shape
+    kernel = jax.nn.initializers.orthogonal(max(n / m, 1.0) ** 0.5)(key, (n, m))
+    return jax.tree.map(jnp.zeros_like, layer) | {"kernel": kernel}
 
 
 def _packed(spec, parts, transformer):
