@@ -25,7 +25,6 @@ from metaicl.configuration import ConfigError, named, parse_argument
 
 DEFAULTS = defaults.ALBUM | dict(
     recipe="",
-    image_size=0,
     seeds=1,
     steps=0,
 )
@@ -70,7 +69,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 def data(arg: ConfigDict, features: bool) -> dict:
     """What is read: images, or the features of the backbone."""
-    size = arg.image_size or (128 if features else 64 if arg.backbone != "none" else 32)
+    smaller = 64 if arg.backbone != "none" else 32
+    size = arg.image_size or (defaults.image_size(arg.backbone) if features else smaller)
     own = dict(image_size=size) if features else dict(image_size=size, backbone="none")
     split = dict(split="supervised", fractions=(0.8, 0.0, 0.2))
     return defaults.chosen_album(arg, few=FEW if arg.quick else (), **own, **split)
@@ -78,7 +78,8 @@ def data(arg: ConfigDict, features: bool) -> dict:
 
 def features(arg: ConfigDict, frozen: bool) -> dict:
     """Where there is a backbone the cheap form looks at its features, whatever the recipe."""
-    return {"data.backbone": arg.backbone, "data.image_size": 128} if frozen else {}
+    size = defaults.image_size(arg.backbone)
+    return {"data.backbone": arg.backbone, "data.image_size": size} if frozen else {}
 
 
 def learners(backbone: str, weights: str) -> dict:
@@ -89,6 +90,6 @@ def learners(backbone: str, weights: str) -> dict:
         "network": dict(kind="supervised", encoder="conv", encoder_settings=conv),
     }
     if backbone != "none":
-        whole = dict(weights=weights, normalize="sqrt_unit")
-        found["fine_tuned"] = dict(kind="supervised", encoder=backbone, encoder_settings=whole)
+        whole = defaults.trained_backbone(backbone, weights=weights, normalize="sqrt_unit")
+        found["fine_tuned"] = dict(kind="supervised", **whole)
     return found

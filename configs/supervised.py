@@ -20,7 +20,12 @@ from metaicl.configuration import parse_argument
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
     known = dict(
-        album="embedded", backbone="none", weights="", datasets="gears+flanges+circuit_parts", cache=""
+        album="embedded",
+        backbone="none",
+        weights="",
+        datasets="gears+flanges+circuit_parts",
+        cache="",
+        image_size=0,
     )
     arg = parse_argument(argument, known)
     frozen = arg.backbone != "none"
@@ -29,7 +34,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.data = defaults.album(
         arg.album,
         datasets=tuple(arg.datasets.split("+")),
-        image_size=128 if frozen else 32,
+        image_size=arg.image_size or defaults.image_size(arg.backbone),
         backbone=arg.backbone,
         weights=arg.weights,
         cache=arg.cache,

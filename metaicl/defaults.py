@@ -45,19 +45,34 @@ def album(path: str, **given: Any) -> dict[str, Any]:
     return _filled("album", part, given)
 
 
-# The arguments of configs of an album.
-ALBUM = dict(album="embedded", backbone="none", weights="", cache="", datasets="")
+# The arguments of configs of an album; an `image_size` of 0 is the backbone's own.
+ALBUM = dict(album="embedded", backbone="none", weights="", cache="", datasets="", image_size=0)
+# Pixels a side that frozen backbones are given: what they were trained on, or a little less where that does.
+_BACKBONE_SIZES = {"squeezenet": 128, "resnet18": 224, "resnet34": 224, "resnet50": 224}
 
 
 def chosen_album(arg: ConfigDict, *, few: tuple[str, ...] = (), **given: Any) -> dict[str, Any]:
-    """`album` as the arguments `ALBUM` ask for it: 128 px for a backbone, else 32, with `full` 64.
+    """`album` as the arguments `ALBUM` ask for it: the size of the backbone's images, else 32 px, with `full` 64.
 
     `few` are the data sets of the embedded album where the argument names none.
     """
     named_sets = tuple(arg.datasets.split("+")) if arg.datasets else few if arg.album == "embedded" else ()
     common = dict(datasets=named_sets, backbone=arg.backbone, weights=arg.weights, cache=arg.cache)
-    size = 128 if arg.backbone != "none" else 64 if arg.full else 32
+    size = arg.image_size or image_size(arg.backbone, 64 if arg.full else 32)
     return album(arg.album, **common | dict(image_size=size) | given)
+
+
+def image_size(backbone: str, pixels: int = 32) -> int:
+    """Pixels a side of the images that a frozen backbone is given; without one, `pixels`."""
+    return pixels if backbone == "none" else _BACKBONE_SIZES.get(backbone, 128)
+
+
+def trained_backbone(backbone: str, **settings: Any) -> dict[str, Any]:
+    """The encoder of a learner that trains what is called `backbone` where it is frozen, with more `settings`."""
+    if backbone.startswith("resnet") and backbone in _BACKBONE_SIZES:
+        settings["depth"] = int(backbone.removeprefix("resnet"))
+        backbone = "resnet"
+    return dict(encoder=backbone, encoder_settings=settings)
 
 
 def omniglot(folder: str, download: bool, split: str) -> dict[str, Any]:

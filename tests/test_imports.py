@@ -59,7 +59,7 @@ FENCED: dict[str, tuple[str, ...]] = {
     "torch": (),
     "transformers": (),
     "tokenizers": ("data.tokens",),
-    "huggingface_hub": ("models.bert_weights",),
+    "huggingface_hub": ("models.hub",),
     "ml_collections": ("configuration", "defaults", "experiment", "main"),
 }
 

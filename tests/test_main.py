@@ -120,6 +120,11 @@ def test_what_the_config_asks_for_in_vain(overrides, text, refused, cache):  # n
         ("backbone=resnet", "data.backbone is 'resnet'"),
         ("backbone=squeezenet", "needs its pretrained weights: give weights=PATH.safetensors."),
         ("backbone=squeezenet,weights=absent.safetensors", "no weights file absent.safetensors"),
+        (
+            "backbone=resnet50",
+            "'resnet50' needs its pretrained weights: download https://download.pytorch.org/",
+        ),
+        ("backbone=resnet34,weights=absent.pth", "no weights file absent.pth of ResNet-34: download https"),
     ],
 )
 def test_a_backbone_is_checked_before_an_album_is_drawn(argument, text, refused, no_album):  # noqa: F811

@@ -52,10 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--album", default="embedded", help="'embedded', or the folder of an album")
     parser.add_argument("--datasets", default="", help="names of some of its data sets, comma-separated")
     parser.add_argument(
-        "--backbone", default="none", help="'squeezenet', or 'none' for the pixels themselves"
+        "--backbone",
+        default="none",
+        help="squeezenet, resnet18, resnet34 or resnet50; 'none' for the pixels themselves",
     )
     parser.add_argument("--weights", default="", help="file of the backbone's pretrained weights")
-    parser.add_argument("--image_size", type=int, default=0, help="pixels; 128 with a backbone, else 32")
+    parser.add_argument(
+        "--image_size", type=int, default=0, help="pixels; 128 of squeezenet, 224 of a ResNet, else 32"
+    )
     parser.add_argument("--cache", default="", help="folder of cached features; default METAICL_CACHE")
     parser.add_argument("--workdir", default=os.path.join("runs", "distances"), help="folder of all outputs")
     parser.add_argument("--preset", choices=_PRESETS, default="default", help="'reference': as published")

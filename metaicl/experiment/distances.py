@@ -47,9 +47,9 @@ def measure_distances(
       workdir: folder of the outputs.
       album: `embedded`, or the path of an album's folder.
       datasets: names of data sets to use; all if empty.
-      backbone: `squeezenet`, or `none` for the pixels themselves, from 0 to 1.
+      backbone: one of `backbones.BACKBONES`, or `none` for the pixels themselves, from 0 to 1.
       weights: of the backbone.
-      image_size: side in pixels; by default 128 with a backbone and 32 without.
+      image_size: side in pixels; by default the backbone's own, and 32 without one.
       cache: folder of cached features and matrices; see `cache_folder`.
       command: the command line, kept beside the results.
 
@@ -64,7 +64,7 @@ def measure_distances(
         defaults.album(
             album,
             datasets=tuple(datasets),
-            image_size=image_size or (128 if backbone != "none" else 32),
+            image_size=image_size or defaults.image_size(backbone),
             backbone=backbone,
             weights=weights,
             cache=cache,

@@ -7,9 +7,7 @@ import difflib
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,6 +16,7 @@ from metaicl.data import sampler, splits
 from metaicl.data.pool import Pool
 from metaicl.episode import TaskSpec
 from metaicl.experiment import texts
+from metaicl.experiment.backbones import features, load_backbone
 from metaicl.experiment.episodic import episodic
 from metaicl.experiment.functions import mixture_problem, sinusoids_problem
 from metaicl.experiment.parts import Problem, TestSet
@@ -197,27 +196,9 @@ def _stored_album(reading: str, place: Callable) -> tuple[list[Pool], sampler.St
 
 def album_pools(data: ConfigDict) -> list[Pool]:
     """The data sets of an album, as `data` of a config says: images, or the features of a frozen backbone."""
-    params = _backbone(data)  # what is wrong with it is said before an album is read or drawn
+    frozen = load_backbone(data)  # what is wrong with it is said before an album is read or drawn
     pools = _embedded_pools(data) if data.album == "embedded" else _read_pools(data)
-    return pools if data.backbone == "none" else _features(pools, data, params)
-
-
-def _backbone(data) -> Any:
-    """The parameters of the frozen backbone, or None; refuses weights that do not fit, and images too small for it."""
-    from metaicl.models.squeezenet import load_squeezenet, squeezenet
-
-    if data.backbone == "none":
-        return None
-    if data.backbone != "squeezenet":
-        raise ConfigError(f"data.backbone is {data.backbone!r}; there are 'none' and 'squeezenet'.")
-    if not data.weights:
-        raise ConfigError(
-            "The backbone 'squeezenet' needs its pretrained weights: give weights=PATH.safetensors."
-        )
-    params = load_squeezenet(data.weights)
-    one_image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, 3), np.uint8)
-    jax.eval_shape(squeezenet().apply, params, one_image)
-    return params
+    return pools if frozen is None else features(pools, data, frozen)
 
 
 @functools.lru_cache(maxsize=2)
@@ -292,18 +273,3 @@ def _read_pools(data) -> list[Pool]:
         if data.backbone != "none":
             return pools
         return [decode_pool(p, lambda name, done, total: bar(f"decoding {name}", done, total)) for p in pools]
-
-
-def _features(pools: list[Pool], data, params) -> list[Pool]:
-    from metaicl.features.cache import embed_pools
-    from metaicl.models.squeezenet import squeezenet
-
-    with ProgressBar("features") as bar:
-        return embed_pools(
-            pools,
-            squeezenet(),
-            params,
-            cache_dir=cache_folder(data.cache) / "features",
-            backbone_name="squeezenet",
-            progress=lambda name, done, total: bar(f"embedding {name}", done, total),
-        )

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from metaicl.files import given_path
 from metaicl.models.bert import BertShape
+from metaicl.models.hub import fetched
 from metaicl.models.weights import check_safetensors, load_safetensors, tensor_shapes
 
 WEIGHTS = "model.safetensors"
@@ -81,20 +82,7 @@ def weights_folder(name: str | os.PathLike) -> Path:
             f"There is no folder {folder}. Give a folder with {WEIGHTS} and config.json, or a hub name as "
             "google-bert/bert-base-uncased."
         )
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise FileNotFoundError(
-            f"There is no folder {folder}. If it is a name of the Hugging Face hub, install its client "
-            '(pip install "metaicl[text]"); else give a folder with config.json and ' + WEIGHTS + "."
-        ) from None
-    try:
-        return Path(snapshot_download(text, allow_patterns=list(_FILES)))
-    except Exception as error:  # of several libraries below the client
-        raise FileNotFoundError(
-            f"{text!r} is no folder, and the Hugging Face hub did not give it ({error}). Give the folder of a "
-            "downloaded model."
-        ) from error
+    return fetched(text, _FILES, f"folder with config.json and {WEIGHTS}")
 
 
 def weights_file(folder: str | os.PathLike) -> Path:

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metaicl.models import resnet as resnets
+from metaicl.models import resnet_weights
 from metaicl.models.bert import (
     POOLINGS,
     Bert,
@@ -206,6 +208,35 @@ def squeezenet_encoder(
     return Network(init, apply, net.width)
 
 
+def resnet(
+    x_shape,
+    *,
+    dtype,
+    task_batched,
+    depth: int = 50,
+    weights: str = "",
+    normalize: Normalization = "none",
+) -> Network:
+    """ResNet-18, 34 or 50 up to its global average, trained end to end: `[n, h, w, 3]` of 0..255 to `[n, D]`.
+
+    Batch normalisation stays at the running statistics of the file: slope and offset of every channel are trained,
+    and no item depends on the others. Without weights it starts at random, the residual branches at zero.
+
+    Args:
+      x_shape, dtype, task_batched: see `make_encoder`.
+      depth: 18 and 34 have 512 features, 50 has 2048.
+      weights: a file, folder or hub name, see `resnet_weights`; empty for random weights.
+      normalize: of the features, see `identity`.
+    """
+    del task_batched  # its convolutions of 1 x 1 are matrix products as it is
+    net = resnets.resnet(depth, dtype)
+    features = lambda params, x: resnets.stages(depth, params, x, dtype)["features"]
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    jax.eval_shape(features, shapes, jnp.zeros((1, *x_shape), jnp.uint8))  # refuses what are no such images
+    init = (lambda key: resnet_weights.pretrained(depth, weights)) if weights else net.init
+    return Network(init, lambda params, x, mask: normalized(features(params, x), normalize), net.width)
+
+
 def bert(
     x_shape,
     *,
@@ -325,6 +356,7 @@ ENCODERS: dict[str, Callable[..., Network]] = {
     "mlp": mlp,
     "conv": conv,
     "squeezenet": squeezenet_encoder,
+    "resnet": resnet,
     "bert": bert,
 }
 

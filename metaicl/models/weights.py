@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import of pretrained weights from safetensors files, checked by name and shape before anything runs."""
+"""Import of pretrained weights from files, checked by name and shape before anything runs."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from metaicl.files import given_path
+from metaicl.models.torch_file import open_torch_file
 
+TORCH_ENDINGS = (".pth", ".pt", ".bin")
 _SHOWN = 5  # names an error lists before it only counts
 _ADVICE = (
     "weights of this architecture, without its classifier, under these names, kernels in the order height, width, "
@@ -27,13 +29,16 @@ def _few(names: list[str]) -> str:
 def tensor_shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor of a safetensors file by name, from its head alone.
 
-    The path may also be that of an index (`.json`) of weights that were cut up into several files beside it.
+    The path may also be that of an index (`.json`) of weights that were cut up into several files beside it, or of a
+    file of `torch.save` (`.pth`, `.pt`, `.bin`), see `torch_file`.
 
     Raises:
       FileNotFoundError: if there is no such file, or one that the index names is missing.
       ValueError: if it is not a whole safetensors file, or the index and its files do not agree.
     """
     path = given_path(path)
+    if path.suffix in TORCH_ENDINGS:
+        return open_torch_file(path).shapes()
     if path.suffix != ".json":
         return _shapes_of_file(path)
     index = _read_index(path)
@@ -78,7 +83,22 @@ def check_safetensors(
     advice: str = _ADVICE,
 ) -> None:
     """Compares the head of a safetensors file with what is expected; arguments and errors as `load_safetensors`."""
-    found = tensor_shapes(path)
+    check_shapes(path, tensor_shapes(path), expected_shapes, ignored=ignored, advice=advice)
+
+
+def check_shapes(
+    path: str | os.PathLike,
+    found: Mapping[str, tuple[int, ...]],
+    expected_shapes: Mapping[str, tuple[int, ...]],
+    *,
+    ignored: Callable[[str], bool] = lambda name: False,
+    advice: str = _ADVICE,
+) -> None:
+    """Compares the shapes `found` in the file `path` with those expected.
+
+    Raises:
+      ValueError: naming tensors that are missing, unexpected or of another shape.
+    """
     missing = [name for name in expected_shapes if name not in found]
     unexpected = [name for name in found if name not in expected_shapes and not ignored(name)]
     shapes = [
@@ -118,13 +138,21 @@ def load_safetensors(
       FileNotFoundError: if there is no such file.
       ValueError: if it is not a safetensors file, or tensors are missing, unexpected or of another shape.
     """
+    check_safetensors(path, expected_shapes, ignored=ignored, advice=advice)
+    return read_tensors(path, expected_shapes)
+
+
+def read_tensors(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Tensors of a file that `tensor_shapes` takes, by name and in order; all names must be in it."""
     from safetensors import safe_open
 
-    check_safetensors(path, expected_shapes, ignored=ignored, advice=advice)
-    path = given_path(path)
+    path, names = given_path(path), list(names)
+    if path.suffix in TORCH_ENDINGS:
+        whole = open_torch_file(path)
+        return {name: whole.read(name) for name in names}
     found: dict[str, np.ndarray] = {}
-    index = _read_index(path) if path.suffix == ".json" else dict.fromkeys(expected_shapes, path.name)
-    for shard in sorted({index[name] for name in expected_shapes}):
+    index = _read_index(path) if path.suffix == ".json" else dict.fromkeys(names, path.name)
+    for shard in sorted({index[name] for name in names}):
         with safe_open(path.parent / shard, "numpy") as file:
-            found |= {name: file.get_tensor(name) for name in expected_shapes if index[name] == shard}
-    return {name: found[name] for name in expected_shapes}
+            found |= {name: file.get_tensor(name) for name in names if index[name] == shard}
+    return {name: found[name] for name in names}
