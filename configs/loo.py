@@ -119,14 +119,14 @@ def frozen_learners(arg: ConfigDict) -> dict:
     """
     shape = dict(kind="in_context", layers=2, heads=4, mlp=256, **FEATURES)
     linear = dict(shape, labels="simplex", readout="linear", image_width=192, label_width=64)
-    matching = dict(shape, labels="relation", readout="matching", image_width=256, start="random")
+    matching = dict(shape, labels="relation", readout="matching", image_width=256, start="features")
     residual = dict(hidden=(256,), residual=True, normalize="sqrt_unit")
     gentle = dict(learning_rate=3e-4)
     own = lambda steps: {} if arg.full else dict(steps=steps, warmup=steps // 10)
     return {
         "joint": dict(linear, attention="joint", train=own(400)),
         "packed": dict(linear, attention="packed", train=own(600)),
-        "matching": dict(matching, attention="packed", train=gentle),
+        "matching": dict(matching, attention="packed", train=dict(learning_rate=3e-5)),
         "geom": dict(
             kind="geom", **FEATURES, train=dict(learning_rate=1e-5, batch=1, steps=50_000, warmup=1500)
         ),

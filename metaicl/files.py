@@ -8,6 +8,7 @@ import hashlib
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 import warnings
 import zipfile
@@ -84,6 +85,32 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Replaces a text file (UTF-8) at once."""
     write_bytes(path, text.encode())
+
+
+@contextlib.contextmanager
+def building(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives an empty folder beside `folder` that takes its name when the block ends without an error.
+
+    Nobody sees a part of it, whenever the process is killed; what a killed one left there is removed first. One
+    process at a time may build a folder.
+
+    Raises:
+      FileExistsError: if there is something at `folder`.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() or folder.is_symlink():
+        raise FileExistsError(f"There is something at {folder} already. Move or remove it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def array_digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -52,9 +52,9 @@ def places(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def small_sentences(folder: pathlib.Path) -> text.Sentences:
-    """Stands for what a reader of sentences returns: 3 domains of 15 labels of 30 sentences."""
+    """Stands for what a reader of sentences returns: 3 domains of 15 labels of 120 sentences."""
     del folder
-    rows = [(f"{d} {c} word{i}", f"{d}{c}", d) for d in "abc" for c in range(15) for i in range(30)]
+    rows = [(f"{d} {c} word{i}", f"{d}{c}", d) for d in "abc" for c in range(15) for i in range(120)]
     return text.Sentences("small", *(list(column) for column in zip(*rows, strict=True)))
 
 
@@ -81,13 +81,14 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
     for reader in text._READERS:
         monkeypatch.setitem(text._READERS, reader, small_sentences)
     album, weights = places
-    if path.stem in ("text", "text_claims", "text_table"):
+    if path.stem in ("text", "text_claims", "text_domains", "text_table"):
         monkeypatch.setenv("METAICL_DATA", str(tmp_path))
         monkeypatch.delenv("METAICL_TEXT_WEIGHTS", raising=False)
         if "weights=" in argument:
             pytest.importorskip("tokenizers")
             weights = write_small_encoder(album.parent / "encoder")
         argument = argument.replace("dataset=PATH", f"dataset={write_csv(album.parent / 'own.csv')}")
+    argument = re.sub("backbone=resnet[0-9]+", "backbone=squeezenet", argument)  # whose weights are small
     argument = argument.replace("album=PATH", f"album={album}").replace("weights=PATH", f"weights={weights}")
     argument = argument.replace("datasets=...", "datasets=BRD+FLW")
     config = load_config(path, argument or None)
@@ -155,7 +156,7 @@ def test_the_table_of_sentences_takes_each_split_as_its_config_does(tmp_path, mo
     """Every run of the table is the run of `configs/text.py` with that data set, split and size."""
     monkeypatch.setenv("METAICL_DATA", str(tmp_path))
     monkeypatch.delenv("METAICL_TEXT_WEIGHTS", raising=False)
-    one = dataclasses.replace(small_sentences(tmp_path), name="one", domains=["all"] * 1350)
+    one = dataclasses.replace(small_sentences(tmp_path), name="one", domains=["all"] * 5400)
     for name, found in {"clinc150": small_sentences(tmp_path), "banking77": one}.items():
         monkeypatch.setitem(text._READERS, name, lambda folder, found=found: found)
     table = load_config(ROOT / "configs" / "text_table.py", "learner=centroid+anil,size=5w1s+15w5s")

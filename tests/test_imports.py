@@ -47,8 +47,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "main": ("experiment", "command_line"),
     "distances.__main__": ("experiment", "command_line"),
     "predict": ("experiment", "command_line"),
+    "prepare": ("data", "experiment", "command_line"),
 }
-COMMAND_LINES = ("main", "distances.__main__", "predict")
+COMMAND_LINES = ("main", "distances.__main__", "predict", "prepare")
 FENCED: dict[str, tuple[str, ...]] = {
     "flax.linen": ("models",),
     "orbax": ("checkpoint",),
@@ -185,6 +186,7 @@ def test_tests_are_collected_without_the_oracles(path):
         ("metaicl.main", ("--config", "--workdir")),
         ("metaicl.distances", ("--album", "--workdir")),
         ("metaicl.predict", ("--run", "--support", "--out_of_scope")),
+        ("metaicl.prepare", ("meta_album", "cifar_fs", "--size")),
     ],
 )
 def test_help_answers_without_the_heavy_libraries(module, flags):

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 DOMAINS = {  # domain id -> readable name, in the order of Meta-Album's own domain index
@@ -96,6 +98,80 @@ OCR     0 MD_MIX   OmniPrint-MD-mix               | 44243 44287       | 706 2824
 OCR     1 MD_5_BIS OmniPrint-MD-5-bis             | 44252 44296       | 706 28240 |
 OCR     2 MD_6     OmniPrint-MD-6                 | 44280 44310       | 703 28120 |
 """)
+
+
+SIZES = ("micro", "mini", "extended")
+# (id, size) -> counts that are as good as those of the info files, which are wrong about these.
+_ALSO_RIGHT = {
+    ("PNU", "micro"): ((19, 760),),
+    ("DOG", "micro"): ((19, 760),),
+    ("INS", "mini"): ((104, 4160),),  # 104 x 40, where 4,110 images are told
+}
+_FAR = 2  # a release with less than half or more than twice what it should have is another one
+
+
+def require_size(size: str) -> None:
+    """Raises a ValueError for an unknown size, telling the nearest."""
+    if size not in SIZES:
+        near = difflib.get_close_matches(size.lower(), SIZES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Meta-Album has no size {size!r}.{hint} There are: {', '.join(SIZES)}.")
+
+
+def release_of(official: OfficialSet, size: str) -> tuple[str, Release]:
+    """The size of a data set and its release; of what has no extended release, the mini one.
+
+    Raises:
+      ValueError: for an unknown size.
+    """
+    require_size(size)
+    if size == "extended" and official.extended is None:
+        size = "mini"
+    return size, getattr(official, size)
+
+
+def choose_official(names: Sequence[str]) -> list[OfficialSet]:
+    """The official data sets of these ids (see `official_set`) or names, each once; all of them where none is named.
+
+    Raises:
+      ValueError: for an unknown name, telling the nearest.
+    """
+    chosen = {}
+    by_name = {official.name.upper(): official for official in OFFICIAL.values()}
+    for name in names or OFFICIAL:
+        found = official_set(name) or by_name.get(name.upper())
+        if found is None:
+            known = {key.upper(): o.id for o in OFFICIAL.values() for key in (o.id, o.name)}
+            nearest = known[difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]]
+            raise ValueError(
+                f"Meta-Album has no data set {name!r}. Did you mean {nearest!r}? There are: {', '.join(OFFICIAL)}."
+            )
+        chosen[found.id] = found
+    return list(chosen.values())
+
+
+def count_remark(official: OfficialSet, size: str, classes: int, images: int) -> str:
+    """What is to be said about the counts of a release: nothing where they are those of the table.
+
+    Raises:
+      ValueError: if they are so far off that this is another data set, or a part of it.
+    """
+    wanted = getattr(official, size)
+    if (classes, images) == (wanted.classes, wanted.images):
+        return ""
+    told = (
+        f"{classes:,} classes of {images:,} images in all, where Meta-Album tells of {wanted.classes:,} and "
+        f"{wanted.images:,}"
+    )
+    if (classes, images) in _ALSO_RIGHT.get((official.id, size), ()):
+        return f"{told}: a known slip of its info file"
+    for there, right in ((classes, wanted.classes), (images, wanted.images)):
+        if there * _FAR < right or there > right * _FAR:
+            raise ValueError(
+                f"{official.id} ({size}) holds {told}: that is another data set, or a part of it. Try again later, "
+                "or read what is there with `folder PATH`."
+            )
+    return told
 
 
 def official_set(name: str) -> OfficialSet | None:

@@ -9,12 +9,15 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from metaicl.data.images import Progress
 
 _CHUNK = 1 << 16  # bytes
 _TIMEOUT = 30.0  # seconds without a byte
+_T = TypeVar("_T")
 _PASSING = (408, 425, 429)  # refusals that a later attempt may not meet, beside all from 500 on
 
 
@@ -26,7 +29,9 @@ class _Dropped(Exception):
     """An attempt that ended early; another one may go on from there."""
 
 
-def _by_hand(url: str, path: Path) -> str:
+def _by_hand(url: str, path: Path | None) -> str:
+    if path is None:
+        return f"Check the connection and the address {url}, and try again."
     return f"Check the connection and try again, or fetch {url} by hand and put it at {path}."
 
 
@@ -36,6 +41,8 @@ def download(
     *,
     sha256: str | None = None,
     md5: str | None = None,
+    size: int | None = None,
+    same: bool = False,
     progress: Progress | None = None,
     attempts: int = 4,
     backoff: float = 0.5,
@@ -45,12 +52,14 @@ def download(
     The bytes go to `path` with `.part` appended, which becomes `path` only when it is whole and its checksum is
     right. An attempt that breaks off is continued by a Range request, or from the start where the server does
     not know those. A part that an earlier call left behind is continued only if there is a checksum to tell
-    whether the halves belong together. One process at a time may fetch a file.
+    whether the halves belong together, or the caller knows that they do. One process at a time may fetch a file.
 
     Args:
       url: an http or https address.
       path: the file to write; its folder is made.
       sha256, md5: expected checksums (hex), or None.
+      size: expected length in bytes, or None.
+      same: whether a part that lies there is surely of this very file.
       progress: called as `progress(file name, bytes done, bytes in all)`; where the server does not tell the
         length, the last is the bytes so far.
       attempts: how often to try in all.
@@ -61,35 +70,70 @@ def download(
 
     Raises:
       ValueError: if `url` is no http or https address.
-      DownloadError: if there is no connection, it breaks once too often, the server refuses, or a checksum does
-        not match (the part is deleted then).
+      DownloadError: if there is no connection, it breaks once too often, the server refuses, or a checksum or
+        the size does not match (the part is deleted then).
     """
     if not url.startswith(("https://", "http://")):
         raise ValueError(f"{url!r} is no address to download from; it must begin with https:// or http://.")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    if sha256 is None and md5 is None:
+    if sha256 is None and md5 is None and not same:
         part.unlink(missing_ok=True)
-    fault = ""
-    for attempt in range(attempts):
-        if attempt:
-            time.sleep(backoff * 2 ** (attempt - 1))
-        try:
-            _continue(url, path, part, progress)
-            break
-        except _Dropped as dropped:
-            fault = str(dropped)
-    else:
-        raise DownloadError(
-            f"{url} could not be downloaded to {path} in {attempts} attempts ({fault}). {_by_hand(url, path)}"
-        )
-    _verify(url, path, part, {"sha256": sha256, "md5": md5})
+    if same and size and part.exists() and part.stat().st_size >= size:
+        part.unlink()  # a server refuses to go on behind the end
+    _repeatedly(lambda: _continue(url, path, part, progress), url, path, attempts, backoff)
+    _verify(url, path, part, {"sha256": sha256, "md5": md5}, size)
     os.replace(part, path)
     return path
 
 
-def _open(url: str, path: Path, part: Path, start: int) -> http.client.HTTPResponse:
+def fetch(url: str, *, limit: int = 1 << 24, attempts: int = 4, backoff: float = 0.5) -> bytes:
+    """The bytes at `url`, of which there may be `limit`; for small answers.
+
+    Raises:
+      DownloadError: if there is no connection, it breaks once too often, the server refuses, or sends more.
+    """
+
+    def once() -> bytes:
+        with _open(url, None, None, 0) as response:
+            content, length = b"", response.headers.get("Content-Length")
+            while chunk := _read(response):
+                content += chunk
+                if len(content) > limit:
+                    raise DownloadError(
+                        f"{url} sends more than {limit} bytes; it is no answer to what was asked."
+                    )
+        if length and len(content) < int(length):
+            raise _Dropped(f"the connection ended after {len(content)} of {length} bytes")
+        return content
+
+    return _repeatedly(once, url, None, attempts, backoff)
+
+
+def checksum(path: str | os.PathLike, name: str) -> str:
+    """The checksum (hex) of a file by the algorithm `name`, such as `"md5"`."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(name, usedforsecurity=False)).hexdigest()
+
+
+def _repeatedly(attempt: Callable[[], _T], url: str, path: Path | None, attempts: int, backoff: float) -> _T:
+    """What the first attempt returns that is not dropped, after longer and longer waits."""
+    fault = ""
+    for number in range(attempts):
+        if number:
+            time.sleep(backoff * 2 ** (number - 1))
+        try:
+            return attempt()
+        except _Dropped as dropped:
+            fault = str(dropped)
+    to = "" if path is None else f" to {path}"
+    raise DownloadError(
+        f"{url} could not be downloaded{to} in {attempts} attempts ({fault}). {_by_hand(url, path)}"
+    )
+
+
+def _open(url: str, path: Path | None, part: Path | None, start: int) -> http.client.HTTPResponse:
     """The server's answer to a request for the bytes from `start` on."""
     headers = {"User-Agent": "metaicl"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
@@ -99,11 +143,12 @@ def _open(url: str, path: Path, part: Path, start: int) -> http.client.HTTPRespo
         if (
             error.code == 416
         ):  # the part is as long as the file, or longer: it cannot be told from another file
-            part.unlink(missing_ok=True)
+            if part is not None:
+                part.unlink(missing_ok=True)
         elif error.code not in _PASSING and error.code < 500:
+            to = "" if path is None else f" to {path}"
             raise DownloadError(
-                f"{url} cannot be downloaded to {path}: the server answers {error.code} {error.reason}. "
-                f"{_by_hand(url, path)}"
+                f"{url} cannot be downloaded{to}: the server answers {error.code} {error.reason}. {_by_hand(url, path)}"
             ) from error
         raise _Dropped(f"the server answers {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
@@ -139,13 +184,18 @@ def _continue(url: str, path: Path, part: Path, progress: Progress | None) -> No
         raise _Dropped(f"the connection ended after {done} of {total} bytes")
 
 
-def _verify(url: str, path: Path, part: Path, expected: dict[str, str | None]) -> None:
-    """Deletes the part and raises if one of its checksums is not as expected."""
+def _verify(url: str, path: Path, part: Path, expected: dict[str, str | None], size: int | None) -> None:
+    """Deletes the part and raises if its size or one of its checksums is not as expected."""
+    if size is not None and (there := part.stat().st_size) != size:
+        part.unlink()
+        raise DownloadError(
+            f"{url} was downloaded for {path}, but has {there} bytes where {size} were expected; what came was "
+            "deleted. Try again; if it stays so, the file there has changed."
+        )
     for name, wanted in expected.items():
         if wanted is None:
             continue
-        with part.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.new(name, usedforsecurity=False)).hexdigest()
+        digest = checksum(part, name)
         if digest != wanted.lower():
             part.unlink()
             raise DownloadError(

@@ -170,8 +170,8 @@ def _choose(album: Path, folders: list[Path], datasets: Sequence[str] | None) ->
     return folders if datasets is None else [known[name] for name in sorted(set(datasets))]
 
 
-def _album_folders(path: str | os.PathLike) -> list[Path]:
-    """The folders of an album's data sets; raises where there is no album or no data set."""
+def album_folders(path: str | os.PathLike) -> list[Path]:
+    """The folders of an album's data sets, or the folder of a single one; raises where there is neither."""
     folder = given_path(path).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -198,7 +198,7 @@ def list_domains(path: str | os.PathLike, datasets: Sequence[str] = ()) -> list[
     return sorted(
         {
             list_dataset(folder, skip_bad=True).domain or "unknown"
-            for folder in _album_folders(path)
+            for folder in album_folders(path)
             if not datasets or folder.name in datasets
         }
     )
@@ -206,7 +206,7 @@ def list_domains(path: str | os.PathLike, datasets: Sequence[str] = ()) -> list[
 
 def list_datasets(path: str | os.PathLike) -> list[str]:
     """The names of an album's data sets, sorted; opens no image. Errors as `list_domains`."""
-    return sorted(folder.name for folder in _album_folders(path))
+    return sorted(folder.name for folder in album_folders(path))
 
 
 def read_album(
@@ -235,7 +235,7 @@ def read_album(
       FileNotFoundError: if the album or a part of it does not exist, or it has no data set.
       ValueError: for an unknown name in `datasets`, or as `read_dataset`.
     """
-    folders = _choose(Path(path), _album_folders(path), datasets)
+    folders = _choose(Path(path), album_folders(path), datasets)
     listings = [list_dataset(inner, skip_bad) for inner in folders]
     return [
         pool_of(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -14,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaicl.data.download import download
-from metaicl.data.images import BadImage, Progress, decode_image, run_threads
+from metaicl.data.download import checksum, download
+from metaicl.data.images import BadImage, DataWarning, Progress, decode_image, run_threads
 from metaicl.data.pool import Pool
 from metaicl.data.splits import Split
 from metaicl.files import given_path
@@ -141,6 +142,37 @@ def _require_halves(folder: Path, fetch: bool, url: str, progress: Progress | No
     for half in missing:
         name = f"{half}.zip"
         download(f"{url.rstrip('/')}/{name}", folder / name, md5=HALVES[half].md5, progress=progress)
+
+
+def fetch_omniglot(
+    folder: str | os.PathLike, *, url: str = URL, progress: Progress | None = None
+) -> tuple[int, int]:
+    """Downloads what `folder` lacks of the two zip files, and checks both against their MD5 and their contents.
+
+    Returns:
+      The numbers of characters and drawings.
+
+    Raises:
+      ValueError: if a file that is there already is damaged or incomplete. (Of another one with as many drawings a
+        `DataWarning` tells.)
+      DownloadError: if one cannot be fetched.
+    """
+    folder = given_path(folder)
+    for half, known in HALVES.items():
+        path = folder / f"{half}.zip"
+        if not path.is_file():
+            download(f"{url.rstrip('/')}/{path.name}", path, md5=known.md5, progress=progress)
+            continue
+        if (digest := checksum(path, "md5")) != known.md5:
+            _read_half(folder, half, _list_half(folder, half))  # raises for what is damaged or incomplete
+            warnings.warn(
+                f"{path} is not the official file (its MD5 is {digest} and not {known.md5}), but holds all its "
+                "drawings.",
+                DataWarning,
+                stacklevel=2,
+            )
+    characters = sum(len(_list_half(folder, half)) for half in HALVES)
+    return characters, characters * DRAWINGS
 
 
 def _list_half(folder: Path, half: str) -> dict[str, list[str]]:

@@ -6,12 +6,20 @@ Nothing here needs TensorFlow: images are stored as the bytes they came in and d
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import functools
+import io
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from absl import logging
 
 from metaicl.data.images import Progress
 from metaicl.data.listing import Listing, list_dataset
@@ -23,10 +31,12 @@ _SPLIT = "train"  # TFDS reserves the name "all"; every item is in this one spli
 
 
 @functools.cache
-def _tfds() -> Any:
-    """TFDS, imported when first needed (it is slow) and kept off the network."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.utils import gcs_utils
+def import_tfds() -> Any:
+    """TFDS, imported when first needed (it is slow) and kept away from its store of prepared data sets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its own imports
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.utils import gcs_utils
 
     gcs_utils._is_gcs_disabled = True  # its own tests' switch; there is no public one
     return tfds
@@ -35,7 +45,7 @@ def _tfds() -> Any:
 @functools.cache
 def _builder_class() -> type:
     """The TFDS builder `meta_album`; one builder config for each data set, named after it."""
-    tfds = _tfds()
+    tfds = import_tfds()
 
     base: Any = tfds.core.GeneratorBasedBuilder
 
@@ -47,7 +57,8 @@ def _builder_class() -> type:
 
         def __init__(self, *, listing: Listing, **kwargs):
             self._listing = listing
-            config = tfds.core.BuilderConfig(name=listing.name, version=self.VERSION)
+            name = re.sub(r"[^\w.-]", "_", listing.name)  # a folder is named after it
+            config = tfds.core.BuilderConfig(name=name, version=self.VERSION)
             super().__init__(config=config, file_format="array_record", **kwargs)
 
         def _info(self):
@@ -98,10 +109,47 @@ def prepare(source_folder: str | os.PathLike, data_dir: str | os.PathLike, skip_
     Raises:
       FileNotFoundError, ValueError: as `read_dataset`.
     """
-    tfds = _tfds()
-    listing = list_dataset(source_folder, skip_bad)
-    # Reading it as a Pool checks every image and fixes the order, which is that of the raw folder's Pool.
-    pool = pool_of(listing, image_size=8, skip_bad=skip_bad)
+    ordered, _ = _in_order(list_dataset(source_folder, skip_bad), skip_bad, None)
+    return _write(ordered, Path(data_dir))
+
+
+def write_prepared(
+    listing: Listing, folder: Path, *, skip_bad: bool = False, progress: Progress | None = None
+) -> Pool:
+    """Writes a listed data set as TFDS does, into a folder `1.0.0` below `folder`, and reads it again.
+
+    Args:
+      listing: the data set.
+      folder: an existing folder.
+      skip_bad: leave out, with a `DataWarning`, images that do not decode.
+      progress: called as `progress(what, images done, images)`.
+
+    Returns:
+      The Pool that was read again: its items are those of the listing, byte for byte.
+
+    Raises:
+      ValueError: as `pool_of`.
+      OSError: if what is read again is not what was written.
+    """
+    ordered, pool = _in_order(listing, skip_bad, progress)
+    work = folder / ".tfds"
+    if progress is not None:
+        ordered = dataclasses.replace(ordered, read=_counted(ordered, progress))
+    final = folder / VERSION
+    os.rename(_write(ordered, work), final)
+    shutil.rmtree(work)
+    again = read_prepared(final, image_size=pool.x.size, progress=progress)
+    same = again.digests.tolist() == pool.digests.tolist() and again.labels.tolist() == pool.labels.tolist()
+    if not same or again.classes != pool.classes:
+        raise OSError(
+            f"{listing.name}: what was written to {folder} reads back as something else. Try again."
+        )
+    return again
+
+
+def _in_order(listing: Listing, skip_bad: bool, progress: Progress | None) -> tuple[Listing, Pool]:
+    """The listing with the items and in the order of its Pool, and that Pool, which checks every image."""
+    pool = pool_of(listing, image_size=8, skip_bad=skip_bad, progress=progress)
     place = {name: i for i, name in enumerate(listing.places)}
     rows = [place[name] for name in pool.x.names]
     ordered = dataclasses.replace(
@@ -110,8 +158,36 @@ def prepare(source_folder: str | os.PathLike, data_dir: str | os.PathLike, skip_
         categories=[listing.categories[i] for i in rows],
         read=lambda i: listing.read(rows[i]),
     )
+    return ordered, pool
+
+
+def _counted(ordered: Listing, progress: Progress) -> Callable[[int], bytes]:
+    """The `read` of a listing whose images are read in order, with progress."""
+
+    def read(i: int) -> bytes:
+        progress(f"{ordered.name}: write", i + 1, len(ordered.file_names))
+        return ordered.read(i)
+
+    return read
+
+
+def _write(ordered: Listing, data_dir: Path) -> Path:
+    """Has TFDS write a listing, without a word; returns the folder."""
+    tfds = import_tfds()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # it warns of every config that it does not know
     builder = _builder_class()(listing=ordered, data_dir=os.fspath(data_dir))
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except RuntimeError as error:  # how array_record's writer tells of the disk
+        if (full := os.strerror(errno.ENOSPC)) in str(error):
+            raise OSError(errno.ENOSPC, full, os.fspath(data_dir)) from error
+        raise
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)
     return Path(builder.data_path)
 
 
@@ -121,7 +197,7 @@ def list_prepared(path: str | os.PathLike) -> Listing:
     Raises:
       ValueError: if TFDS prepared it with other features than `prepare` does, or its files are damaged.
     """
-    tfds = _tfds()
+    tfds = import_tfds()
     folder = Path(path)
     if not (folder / "dataset_info.json").is_file():
         versions = sorted(inner.parent for inner in folder.glob("*/dataset_info.json"))
@@ -136,15 +212,16 @@ def list_prepared(path: str | os.PathLike) -> Listing:
             "Prepare the data set with metaicl.data.tfds_album.prepare."
         )
     source = builder.as_data_source(split=_SPLIT, decoders={"image": tfds.decode.SkipDecoding()})
-    rows = [source[i] for i in range(len(source))]
+    items = (source[i] for i in range(len(source)))  # one after another: the images need not fit in memory
+    rows = [(item["file_name"].decode(), item["label"]) for item in items]
     names = builder.info.features["label"].names
     metadata = builder.info.metadata or {}
     return Listing(
         name=metadata.get("name") or folder.parent.name,
         domain=metadata.get("domain"),
         place=folder,
-        file_names=[row["file_name"].decode() for row in rows],
-        categories=[names[row["label"]] for row in rows],
+        file_names=[name for name, _ in rows],
+        categories=[names[label] for _, label in rows],
         read=lambda i: source[i]["image"],
     )
 

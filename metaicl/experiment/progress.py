@@ -16,8 +16,9 @@ def cache_folder(configured: str) -> pathlib.Path:
 class ProgressBar:
     """A progress bar that takes what is being done, how much is done and how much there is."""
 
-    def __init__(self, unit: str):
-        self._unit, self._what = unit, ""
+    def __init__(self, unit: str, *, scale: bool = False):
+        """A bar in some unit; `scale` writes 1.2M where there are 1,234,567."""
+        self._unit, self._scale, self._what = unit, scale, ""
         self._bar: Any = None
 
     def __enter__(self):
@@ -30,9 +31,13 @@ class ProgressBar:
         if what != self._what:
             self.__exit__()
             self._what = what
-            self._bar = None if done >= total else tqdm(total=total, desc=what, unit=self._unit, leave=False)
+            settings = dict(desc=what, unit=self._unit, unit_scale=self._scale, leave=False)
+            self._bar = None if done >= total else tqdm(total=total, **settings)
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
+        if done >= total:  # the next one may have the same name
+            self.__exit__()
+            self._what = ""
 
     def __exit__(self, *error):
         if self._bar is not None:
