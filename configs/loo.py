@@ -29,6 +29,7 @@ DEFAULTS = defaults.ALBUM | dict(learner="", held_out="", seeds=1)
 CONV = dict(filters=(32, 64, 64, 64), downsample="stride", pool="flatten", norm="group")
 PIXELS = dict(encoder="conv", encoder_settings=CONV)
 FEATURES = dict(encoder="identity", encoder_settings=dict(normalize="sqrt_unit"))
+FEW = ("land_cover", "cells", "solids")  # domains to hold out where a comparison takes many trainings
 REPTILE = dict(optimizer="sgd", learning_rate=1.0, decay="linear", warmup=0, clip=0.0)
 
 
@@ -56,6 +57,22 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.replicas = defaults.seeds(arg.seeds)
     config.runs = named(runs(arg, chosen, list(untrained)))
     return config
+
+
+def with_one_learner(
+    argument: str | None, arg: ConfigDict, *, domains: int = 3, without: tuple[str, ...] = ()
+) -> str:
+    """The argument for comparisons of one learner's trainings: the learner it names, else the one that is best here.
+
+    Of the embedded album so many domains are held out, unless the argument names them or is `full`; one if `quick`.
+    Keys of another config, `without`, are left out.
+    """
+    learner = arg.learner or ("in_context" if arg.backbone == "none" else "matching")
+    dropped = ("learner", *without)
+    kept = [part for part in (argument or "").split(",") if part and part.partition("=")[0] not in dropped]
+    if arg.album == "embedded" and not (arg.held_out or arg.full or arg.datasets):
+        kept.append(f"held_out={'+'.join(FEW[: 1 if arg.quick else domains])}")
+    return ",".join([*kept, f"learner={learner}"])
 
 
 def data(arg: ConfigDict) -> dict:

@@ -8,11 +8,12 @@ every key that the experiment reads; keyword arguments replace defaults. ConfigE
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from metaicl.configuration import ConfigError, named
+from metaicl.configuration import ConfigError, leaves, named
 
 # Omniglot's published network: four convolutions with strides, on ink from 0 to 1. What follows them (`pool`) differs.
 STRIDED = dict(
@@ -37,6 +38,7 @@ def album(path: str, **given: Any) -> dict[str, Any]:
         validation="",
         train_on=(),  # data sets, with a split by classes or images; all are tested. Empty: all
         merge=False,  # training data sets as one pool
+        big_set="",  # a folder of class folders: one data set more
         keep=dict(classes=1.0, items_of_class=0),  # share of the training classes, and items of each; 0: all
         fractions=(0.5, 0.25, 0.25),
         split_seed=0,
@@ -193,6 +195,20 @@ def evaluation(**given: Any) -> dict[str, Any]:
 def seeds(count: int) -> ConfigDict:
     """`config.replicas` that differ in their seeds, trained side by side; none for one seed."""
     return named({f"seed={s}": {"seed": s} for s in range(count)} if count > 1 else {})
+
+
+def varied(config: ConfigDict, variants: Mapping[str, Mapping[str, Any]]) -> None:
+    """Does every run of a config once for each variant: its overrides on top, its name as the label in the tables.
+
+    Baselines, which a variant of training does not change, are measured beside the first one.
+    """
+    config.label = ""
+    runs = {}
+    for name, own in config.runs.items():
+        for number, (label, overrides) in enumerate(variants.items()):
+            more = {"baselines": ()} if number else {}
+            runs[f"{name},{label}"] = dict(leaves(own)) | more | {"label": label} | dict(overrides)
+    config.runs = named(runs)
 
 
 def small_learners(frozen: bool) -> dict[str, dict[str, Any]]:

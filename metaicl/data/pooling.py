@@ -71,8 +71,8 @@ def unite(pools: Sequence[Pool], offsets: Mapping[str, int], *, held: Sequence[P
     )
 
 
-def subsample(pool: Pool, *, classes: float = 1.0, items: int = 0, seed: int = 0) -> Pool:
-    """A part of a data set: a share of its classes (at least one), and at most so many items of each (0: all).
+def subsample(pool: Pool, *, classes: float = 1.0, items: int = 0, least: int = 1, seed: int = 0) -> Pool:
+    """A part of a data set: a share of its classes (at `least` so many), and at most so many items of each (0: all).
 
     What is kept is drawn by the seed alone, and less is a part of more: the classes of a quarter are among those of a
     half, and the same for items.
@@ -86,7 +86,7 @@ def subsample(pool: Pool, *, classes: float = 1.0, items: int = 0, seed: int = 0
         )
     count = len(pool.classes)
     order = np.random.default_rng([seed, count]).permutation(count)
-    kept = set(order[: max(1, round(classes * count))].tolist())
+    kept = set(order[: max(least, round(classes * count))].tolist())
     rows = []
     for c in sorted(kept):
         own = np.flatnonzero(pool.labels == c)

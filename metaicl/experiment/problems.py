@@ -22,6 +22,7 @@ from metaicl.experiment.functions import mixture_problem, sinusoids_problem
 from metaicl.experiment.parts import Problem, TestSet
 from metaicl.experiment.progress import ProgressBar, cache_folder
 from metaicl.experiment.splitting import offsets_of, split_pools
+from metaicl.files import given_path
 
 
 def make_problem(config: ConfigDict, place: Callable) -> Problem:
@@ -132,9 +133,11 @@ def album_names(data: ConfigDict) -> list[str]:
     from metaicl.data.meta_album import list_datasets
     from metaicl.data.procedural import EMBEDDED_DOMAINS
 
+    more = [given_path(data.big_set).resolve().name] if data.get("big_set", "") else []
     if data.datasets:
-        return list(data.datasets)
-    return list(sum(EMBEDDED_DOMAINS.values(), ())) if data.album == "embedded" else list_datasets(data.album)
+        return [*data.datasets, *more]
+    own = sum(EMBEDDED_DOMAINS.values(), ()) if data.album == "embedded" else list_datasets(data.album)
+    return [*own, *more]
 
 
 def _published(data, task, evaluation, place) -> Problem:
@@ -184,7 +187,8 @@ _PROBLEMS = {
 def _reading(data) -> dict:
     """The part of `data` that decides what is read; folds differ in the rest only."""
     names = ("album", "cache", "image_size", "backbone", "weights", "datasets", "skip_bad")
-    return {name: as_json(data[name]) for name in names} | {"embedded": as_json(data.embedded)}
+    more = {"embedded": as_json(data.embedded), "big_set": data.get("big_set", "")}
+    return {name: as_json(data[name]) for name in names} | more
 
 
 @functools.lru_cache(maxsize=2)
@@ -260,7 +264,7 @@ def _embedded_pools(data) -> list[Pool]:
 
 def _read_pools(data) -> list[Pool]:
     from metaicl.data.images import decode_pool
-    from metaicl.data.meta_album import read_album
+    from metaicl.data.meta_album import read_album, read_dataset
 
     with ProgressBar("images") as bar:
         pools = read_album(
@@ -270,6 +274,13 @@ def _read_pools(data) -> list[Pool]:
             datasets=data.datasets or None,
             progress=lambda name, done, total: bar(f"checking {name}", done, total),
         )
+        if big := data.get("big_set", ""):
+            sizes = dict(image_size=data.image_size, skip_bad=data.skip_bad, domain="big set")
+            pools.append(
+                read_dataset(
+                    big, progress=lambda name, done, total: bar(f"checking {name}", done, total), **sizes
+                )
+            )
         if data.backbone != "none":
             return pools
         return [decode_pool(p, lambda name, done, total: bar(f"decoding {name}", done, total)) for p in pools]

@@ -31,7 +31,7 @@ def split_pools(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, 
     if lost:
         counted = sum(c["same_bytes"] + c["near_copies"] for c in lost.values())
         print(f"Left {counted} training images out that validation or test hold too: {lost}", file=sys.stderr)
-    train = _chosen(train, data)
+    train = _chosen(train, data, largest(task.ways))
     if data.get("merge", False):
         train = [unite(train, offsets_of(pools), held=held)]
     if data.split != "supervised":  # leaks may have made classes small
@@ -78,8 +78,8 @@ def _one_set(pools: list[Pool], data) -> tuple[splits.Split, dict[str, str]]:
     }
 
 
-def _chosen(train: list[Pool], data) -> list[Pool]:
-    """What of the training pools `data.keep` keeps."""
+def _chosen(train: list[Pool], data, ways: int) -> list[Pool]:
+    """What of the training pools `data.keep` keeps: not fewer classes than a task takes."""
     keep = data.get("keep", None)
     if keep is None or (keep.classes == 1 and not keep.items_of_class):
         return train

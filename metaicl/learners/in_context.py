@@ -2,11 +2,13 @@
 """The non-causal in-context Transformer: GEOM (arXiv 2507.05019) and CAML (Fifty et al., ICLR 2024).
 
 A support item becomes a token of its image and label, a query a token of its image and a learned "unknown"
-slot; nothing marks positions, so the support is a set. Two kinds of attention, which are different functions:
+slot; nothing marks positions, so the support is a set. Three kinds of attention, which are different functions:
 
   joint   one sequence per query: the support attends to that query too (GEOM, CAML).
   packed  the support attends to itself only; each query attends to the support and to itself. All queries
           share one pass over the support, whose keys and values `adapt` caches.
+  causal  as packed, but an item of the support sees only those before it, as in a causal language model: what is
+          learned then depends on their order.
 
 Two read-outs. `linear` is GEOM's head: N outputs at the query's position. `matching` lets the query attend
 over the support's labels (Vinyals et al. 2016, equation 1); with `labels="relation"` (heads are told which
@@ -59,7 +61,7 @@ def in_context(
     label_width: int = 64,
     fusion: Literal["concat", "sum"] = "concat",
     labels: Literal["learned", "simplex", "relation"] = "learned",
-    attention: Literal["joint", "packed"] = "packed",
+    attention: Literal["joint", "packed", "causal"] = "packed",
     readout: Literal["linear", "matching"] = "linear",
     layers: int = 2,
     heads: int = 4,
@@ -89,8 +91,8 @@ def in_context(
     Raises:
       ValueError: for settings that do not fit together.
     """
-    if attention not in ("joint", "packed"):
-        raise ValueError(f"attention is {attention!r}; use 'joint' or 'packed'.")
+    if attention not in ("joint", "packed", "causal"):
+        raise ValueError(f"attention is {attention!r}; use 'joint', 'packed' or 'causal'.")
     if start not in ("random", "features") or (start == "features" and readout != "matching"):
         raise ValueError(f"start is {start!r}; use 'random' or, with readout='matching', 'features'.")
     parts = _parts(
@@ -106,8 +108,10 @@ def in_context(
             params["relation"] = jnp.zeros((2, layers, heads))  # other class, same class
         return Meta(params if start == "random" else _from_features(params, keys[2]))
 
-    mode = _joint if attention == "joint" else _packed
-    adapt, predict = mode(spec, parts, transformer)
+    if attention == "joint":
+        adapt, predict = _joint(spec, parts, transformer)
+    else:
+        adapt, predict = _packed(spec, parts, transformer, causal=attention == "causal")
     return Learner(
         init,
         adapt,
@@ -146,12 +150,13 @@ def _orthonormal(key, layer):
     return jax.tree.map(jnp.zeros_like, layer) | {"kernel": kernel}
 
 
-def _packed(spec, parts, transformer):
+def _packed(spec, parts, transformer, causal):
     def adapt(meta, support, key):
         del key
         tokens = parts.support_tokens(meta.params, support)  # [S, D]
         real = support.mask > 0
-        visible = real[None, :] | jnp.eye(len(real), dtype=bool)
+        seen = jnp.tri(len(real), dtype=bool) if causal else jnp.ones((1, 1), bool)
+        visible = (real[None, :] & seen) | jnp.eye(len(real), dtype=bool)
         outputs, cache = transformer.context(
             meta.params["transformer"], tokens, visible, _relation_bias(meta.params, spec, support)
         )

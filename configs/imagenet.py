@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training on one big data set (GEOM-IN), or on many small ones: which transfers better, and where?
+
+    python -m metaicl.main --config=configs/imagenet.py                          the embedded album, no download
+    python -m metaicl.main --config=configs/imagenet.py:quick
+    python -m metaicl.main --config=configs/imagenet.py:album=PATH,backbone=squeezenet,weights=PATH,big=PATH
+    python -m metaicl.main --config=configs/imagenet.py:album=PATH,big=NAME+NAME,seeds=3
+
+`big` is a folder with a folder of images for each class, as ImageNet has it (arXiv 2507.05019 trains on its 1,000), or
+some of the album's data sets that stand in for one (`NAME+NAME`; by default creatures of the embedded album). They are
+pooled; nine tenths of their classes train, one tenth validates, and all other data sets are tested. Beside it `geom`
+trains on the other domains and tests on one after another, as `configs/loo.py` does, whose arguments the others are.
+"""
+
+import os
+
+from ml_collections import ConfigDict
+
+from metaicl import defaults
+from metaicl.configuration import ConfigError, leaves, load_config_file, named, parse_argument
+from metaicl.files import given_path
+
+loo = load_config_file("loo", beside=__file__)
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """The config; see the module docstring for the argument."""
+    arg = parse_argument(argument, loo.DEFAULTS | dict(big=""))
+    config = loo.get_config(loo.with_one_learner(argument, arg, without=("big",)))
+    first = dict(leaves(next(iter(config.runs.values()))))
+    defaults.varied(config, {"geom": {}})
+    own = {"data.split": "one_set", "data.held_out": "", "label": "one big set"}
+    if os.sep in arg.big or (arg.big and given_path(arg.big).is_dir()):
+        if arg.album == "embedded":
+            raise ConfigError(f"big={arg.big} is a folder of images: give an album=PATH to test on too.")
+        own |= {"data.big_set": arg.big, "data.train_on": (given_path(arg.big).resolve().name,)}
+    else:
+        own |= {"data.train_on": tuple(arg.big.split("+")) if arg.big else creatures()}
+    runs = {name: dict(leaves(run)) for name, run in config.runs.items()}
+    runs["one_set"] = first | own | {"baselines": ()}
+    config.runs = named(runs)
+    return config
+
+
+def creatures() -> tuple[str, ...]:
+    """The stand-in of the embedded album."""
+    from metaicl.data.procedural import EMBEDDED_DOMAINS
+
+    return tuple(EMBEDDED_DOMAINS["creatures"])
