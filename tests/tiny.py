@@ -135,9 +135,10 @@ def write_album(
     classes: int = 5,
     images: int = 6,
     side: int = 16,
+    seed: int = 0,
 ) -> pathlib.Path:
     """An album in Meta-Album's layout: data sets of known domains, a colour for each class, and noise."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for name in names:
         (folder / name / "images").mkdir(parents=True)
         lines = ["FILE_NAME,CATEGORY,SUPER_CATEGORY"]
@@ -147,7 +148,7 @@ def write_album(
                 noise = rng.integers(0, 256, (side, side, 3))
                 file = f"{c}_{i}.png"
                 cv2.imwrite(str(folder / name / "images" / file), ((colour + noise) // 2).astype(np.uint8))
-                lines.append(f"{file},class {c},")
+                lines.append(f"{file},{name} {c},")
         (folder / name / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder
 

@@ -22,7 +22,7 @@ def split_pools(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, 
     """
     if data.split == "none":  # nothing is trained: all is tested
         return splits.Split(pools, [], pools), {pool.name: "data sets" for pool in pools}
-    whole, split_by = _parts(pools, data)
+    whole, split_by = _parts(pools, data, largest(task.get("ways", 1)))
     if data.split != "supervised":
         whole = _large_enough(whole, task)
     held = [*whole.validation, *whole.test]
@@ -31,11 +31,15 @@ def split_pools(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, 
     if lost:
         counted = sum(c["same_bytes"] + c["near_copies"] for c in lost.values())
         print(f"Left {counted} training images out that validation or test hold too: {lost}", file=sys.stderr)
-    train = _chosen(train, data, largest(task.ways))
+    if data.split == "supervised":
+        return splits.Split(train, whole.validation, whole.test), split_by
+    ways = largest(task.ways)
+    train = [
+        splits.drop_small_classes(p, _items(task), ways) for p in train
+    ]  # leaks may have made them small
+    train = _chosen(train, data, ways)
     if data.get("merge", False):
         train = [unite(train, offsets_of(pools), held=held)]
-    if data.split != "supervised":  # leaks may have made classes small
-        train = [splits.drop_small_classes(p, _items(task), largest(task.ways)) for p in train]
     return splits.Split(train, whole.validation, whole.test), split_by
 
 
@@ -45,12 +49,12 @@ def offsets_of(pools: list[Pool]) -> dict[str, int]:
     return {pool.name: int(start) for pool, start in zip(pools, starts, strict=False)} | {MERGED: 0}
 
 
-def _parts(pools: list[Pool], data) -> tuple[splits.Split, dict[str, str]]:
+def _parts(pools: list[Pool], data, ways: int) -> tuple[splits.Split, dict[str, str]]:
     if data.split == "domain":
         whole = splits.leave_domain_out(pools, data.held_out, data.validation or None)
         return whole, {pool.name: "domains" for pool in pools}
     if data.split == "one_set":
-        return _one_set(pools, data)
+        return _one_set(pools, data, ways)
     if data.split not in ("within", "images", "supervised"):
         raise ConfigError(
             f"data.split is {data.split!r}; use 'domain', 'within', 'images', 'one_set', 'none' or 'supervised'."
@@ -61,8 +65,11 @@ def _parts(pools: list[Pool], data) -> tuple[splits.Split, dict[str, str]]:
     return whole, {pool.name: by for pool, (_, by) in zip(pools, each, strict=True)}
 
 
-def _one_set(pools: list[Pool], data) -> tuple[splits.Split, dict[str, str]]:
-    """Trains on the data sets of `data.train_on` as one, chooses by a tenth of its classes, tests on all others."""
+def _one_set(pools: list[Pool], data, ways: int) -> tuple[splits.Split, dict[str, str]]:
+    """Trains on the data sets of `data.train_on` as one, chooses by a tenth of its classes, tests on all others.
+
+    With fewer classes than two tasks take, half of the images of each choose.
+    """
     mine = [pool for pool in pools if pool.name in data.train_on]
     others = [pool for pool in pools if pool.name not in data.train_on]
     if not mine or not others:
@@ -71,7 +78,8 @@ def _one_set(pools: list[Pool], data) -> tuple[splits.Split, dict[str, str]]:
             f"and tests on all others of {', '.join(pool.name for pool in pools)}: there have to be some of both."
         )
     merged = unite(mine, offsets_of(pools), held=others)
-    whole, by = splits.split_within(merged, (0.9, 0.1, 0.0), data.split_seed, data.min_classes)
+    fractions = (0.9, 0.1, 0.0) if len(merged.classes) >= 2 * ways else (0.5, 0.5, 0.0)
+    whole, by = splits.split_within(merged, fractions, data.split_seed, 2 * ways)
     return splits.Split(whole.train, whole.validation, others), {
         MERGED: by,
         **{pool.name: "data sets" for pool in others},
@@ -83,9 +91,8 @@ def _chosen(train: list[Pool], data, ways: int) -> list[Pool]:
     keep = data.get("keep", None)
     if keep is None or (keep.classes == 1 and not keep.items_of_class):
         return train
-    return [
-        subsample(p, classes=keep.classes, items=keep.items_of_class, seed=data.split_seed) for p in train
-    ]
+    part = dict(classes=keep.classes, items=keep.items_of_class, least=ways, seed=data.split_seed)
+    return [subsample(pool, **part) for pool in train]
 
 
 def _large_enough(split: splits.Split, task) -> splits.Split:
