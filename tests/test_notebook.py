@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import os
 import pathlib
 import re
@@ -63,6 +64,40 @@ def test_reptile_and_joint_training_runs(tmp_path, monkeypatch):
     assert "  1   0.90909   0.90909" in text and "  1   1.0000000" in text
     cosines = [float(line.split()[1]) for line in re.findall(r"^ *(?:2|5|20|100)   0\.\d{7}$", text, re.M)]
     assert len(cosines) == 4 and cosines == sorted(cosines, reverse=True)
+
+
+@pytest.mark.slow
+def test_maml_on_bert_runs(tmp_path, monkeypatch):
+    """Without CLINC150, so that it is the same everywhere."""
+    monkeypatch.setenv("METAICL_DATA", str(tmp_path))
+    outputs = executed("maml_on_bert", tmp_path, monkeypatch)
+    text = "".join(output.text for output in outputs if output.output_type == "stream")
+
+    def number(pattern):
+        return float(re.search(pattern, text, re.M)[1])
+
+    if importlib.util.find_spec("torch"):
+        assert "0.weight.grad is None" in text and "moved the weights by 0.0." in text
+    else:
+        assert "PyTorch is not installed" in text
+    assert number(r"^ *second order +(\S+)$") < 1e-6 and number(r"^ *first order +(\S+)$") > 0.01
+    assert number(r"^ *deepcopy +(\S+)$") == 1.0
+    assert number(r"same key on both sides: .* relative error (\S+)") < 1e-6
+    assert "2.0e-05 to 2.0e-05" in text and number(r"Adam, new.* (\S+)\n") > 0.99
+
+    accuracy = {
+        (labels, when): float(value)
+        for labels, when, value in re.findall(
+            r"labels (fixed|dealt anew) +seen domains +(before|after) +the step: +(\S+)%", text
+        )
+    }
+    # By heart there is nothing to adapt to; with numbers dealt anew there is nothing to know beforehand.
+    assert accuracy["fixed", "before"] > 50 > 35 > accuracy["dealt anew", "before"]
+    assert accuracy["dealt anew", "after"] > accuracy["dealt anew", "before"] + 10
+    assert "same intents" in text and "held-out domain" in text
+    assert len(re.findall(r"^(?:please|my|where|a|how) .*(?:right|wrong: \w+)$", text, re.M)) == 5
+    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 4 and all(len(base64.b64decode(picture)) > 5000 for picture in pictures)
 
 
 @pytest.mark.slow
