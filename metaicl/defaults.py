@@ -149,6 +149,16 @@ def classification(*, ways: int, shots: int, **given: Any) -> dict[str, Any]:
     return _filled("classification", part, given)
 
 
+def pseudo_tasks(**given: Any) -> dict[str, Any]:
+    """`config.task.pseudo`: training on labelled episodes, unless `draw_from` asks for pseudo-tasks."""
+    part = dict(
+        draw_from="",  # "data_set": the images of a pseudo-task are of one data set (GEOM-U); "pool": of all (CAMeLU)
+        mode="mixed",  # or "strong": nothing is mixed into the queries
+        mixing=(0.01, 0.499),  # weights of the image that is mixed in
+    )
+    return _filled("pseudo_tasks", part, given)
+
+
 def training(*, steps: int, **given: Any) -> dict[str, Any]:
     """`config.train`: Adam at 1e-3, constant, unclipped; checkpoints now and then, no validation."""
     part = dict(

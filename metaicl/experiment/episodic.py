@@ -37,7 +37,8 @@ def episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Prob
             random_slots=task.random_slots,
         )
 
-    train(0)  # refuses what does not fit now, not after the first evaluation
+    if parts.train:  # else what is trained on is made elsewhere
+        train(0)  # refuses what does not fit now, not after the first evaluation
     made = _Sets(store, split_by, largest(task.ways), suffix)
     validation = [made.held(p, evaluation.seed + 1, *validation_size(task)) for p in parts.validation]
     size = (evaluation.seed, test_shots(task), task.test_queries)

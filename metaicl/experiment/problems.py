@@ -7,6 +7,7 @@ import difflib
 import functools
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from metaicl.configuration import ConfigError, as_json
 from metaicl.data import sampler, splits
 from metaicl.data.pool import Pool
 from metaicl.episode import TaskSpec
-from metaicl.experiment import texts
+from metaicl.experiment import texts, unlabelled
 from metaicl.experiment.backbones import features, load_backbone
 from metaicl.experiment.episodic import episodic
 from metaicl.experiment.functions import mixture_problem, sinusoids_problem
@@ -41,6 +42,7 @@ def make_problem(config: ConfigDict, place: Callable) -> Problem:
         raise ConfigError(
             f"evaluate.out_of_scope is of sentences, and data.kind is {config.data.kind!r}: set it to 0."
         )
+    unlabelled.check(config.data, config.task)
     parts = {name: as_json(config[name]) for name in ("data", "task", "evaluate")}
     return _memoised_problem(json.dumps(parts), place)
 
@@ -61,7 +63,13 @@ def _album(data, task, evaluation, place) -> Problem:
     if wanted and not chooses:
         _refuse_unknown(wanted, [pool.name for pool in parts.train])
         parts = parts._replace(train=[pool for pool in parts.train if pool.name in wanted])
-    return _of_parts(pools, store, parts, split_by, data, task, evaluation)
+    if not unlabelled.wanted(task):
+        return _of_parts(pools, store, parts, split_by, data, task, evaluation)
+    problem = _of_parts(pools, store, parts._replace(train=[]), split_by, data, task, evaluation)
+    frozen = _frozen(json.dumps(_reading(data)), place)
+    images = _stored_album(json.dumps(_reading(data) | {"backbone": "none"}), place)[1] if frozen else store
+    train = unlabelled.training(images, parts.train, task, frozen)
+    return problem._replace(train=train, pools=parts.train)
 
 
 def _text(data, task, evaluation, place) -> Problem:
@@ -95,6 +103,13 @@ def _split_album(settings: str, place: Callable):
     pools, store = _stored_album(json.dumps(_reading(given.data)), place)
     parts, split_by = split_pools(pools, given.data, given.task)
     return pools, store._replace(offsets=offsets_of(pools)), parts, split_by
+
+
+@functools.lru_cache(maxsize=2)
+def _frozen(reading: str, place: Callable) -> tuple[Any, Any] | None:
+    """The backbone and its parameters on the devices, or None; one object for all problems, which share programs."""
+    frozen = load_backbone(ConfigDict(json.loads(reading)))
+    return None if frozen is None else (frozen[0], place(frozen[1]))
 
 
 def _check_train_on(data, wanted: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from metaicl.configuration import ConfigError
 from metaicl.data import splits
 from metaicl.data.pool import Pool
 from metaicl.data.pooling import MERGED, subsample, unite
+from metaicl.experiment import unlabelled
 from metaicl.experiment.episodic import largest, test_shots, validation_size
 
 
@@ -23,15 +24,16 @@ def split_pools(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, 
     if data.split == "none":  # nothing is trained: all is tested
         return splits.Split(pools, [], pools), {pool.name: "data sets" for pool in pools}
     whole, split_by = _parts(pools, data, largest(task.get("ways", 1)))
+    uses_labels = data.split != "supervised" and not unlabelled.wanted(task)
     if data.split != "supervised":
-        whole = _large_enough(whole, task)
+        whole = _large_enough(whole, task, uses_labels)
     held = [*whole.validation, *whole.test]
     train, report = splits.drop_leaks(whole.train, held)
     lost = {name: counts for name, counts in report.items() if counts["same_bytes"] + counts["near_copies"]}
     if lost:
         counted = sum(c["same_bytes"] + c["near_copies"] for c in lost.values())
         print(f"Left {counted} training images out that validation or test hold too: {lost}", file=sys.stderr)
-    if data.split == "supervised":
+    if not uses_labels:
         return splits.Split(train, whole.validation, whole.test), split_by
     ways = largest(task.ways)
     train = [
@@ -95,14 +97,15 @@ def _chosen(train: list[Pool], data, ways: int) -> list[Pool]:
     return [subsample(pool, **part) for pool in train]
 
 
-def _large_enough(split: splits.Split, task) -> splits.Split:
+def _large_enough(split: splits.Split, task, uses_labels: bool) -> splits.Split:
+    """Without classes that are too small; the labels of training are not looked at unless they are used."""
     ways = largest(task.ways)
     # Each part as many as its own episodes take: learners that train with other shots are tested on the same classes.
     needed = (_items(task), sum(validation_size(task)), test_shots(task) + task.test_queries)
     return splits.Split(
         *(
-            [splits.drop_small_classes(pool, items, ways) for pool in part]
-            for part, items in zip(split, needed, strict=True)
+            [splits.drop_small_classes(pool, items, ways) if used else pool for pool in part]
+            for part, items, used in zip(split, needed, (uses_labels, True, True), strict=True)
         )
     )
 
