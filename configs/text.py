@@ -117,7 +117,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 def chosen_weights(given: str) -> str:
     """The weights that are given, else those of the environment, or none."""
-    return "" if given == "none" else given or os.environ.get("METAICL_TEXT_WEIGHTS", "")
+    # The variable and not its value: what a run leaves behind does not depend on the machine.
+    there = "$METAICL_TEXT_WEIGHTS" if os.environ.get("METAICL_TEXT_WEIGHTS") else ""
+    return "" if given == "none" else given or there
 
 
 def bands(given: str | int) -> tuple[int, ...]:
