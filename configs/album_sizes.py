@@ -18,7 +18,7 @@ from Mini to Extended.
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import load_config_file, parse_argument
+from metaicl.configuration import load_config_file
 
 loo = load_config_file("loo", beside=__file__)
 
@@ -28,7 +28,7 @@ IMAGES = (5, 10, 20, 40)
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    arg = parse_argument(argument, loo.DEFAULTS)
+    arg = loo.parse(argument)
     config = loo.get_config(loo.with_one_learner(argument, arg, domains=1))
     entry = config.learners[config.learner].to_dict()
     variants = {}

@@ -13,14 +13,14 @@ others (`attention="packed"`). `causal`: it sees those before it, in random orde
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import load_config_file, parse_argument
+from metaicl.configuration import load_config_file
 
 loo = load_config_file("loo", beside=__file__)
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    arg = parse_argument(argument, loo.DEFAULTS)
+    arg = loo.parse(argument)
     config = loo.get_config(loo.with_one_learner(argument, arg))
     key = f"learners.{config.learner}.attention"
     defaults.varied(config, {"non causal": {key: "packed"}, "causal": {key: "causal"}})

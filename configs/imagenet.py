@@ -17,7 +17,7 @@ import os
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, leaves, load_config_file, named, parse_argument
+from metaicl.configuration import ConfigError, leaves, load_config_file, named
 from metaicl.files import given_path
 
 loo = load_config_file("loo", beside=__file__)
@@ -25,7 +25,7 @@ loo = load_config_file("loo", beside=__file__)
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    arg = parse_argument(argument, loo.DEFAULTS | dict(big=""))
+    arg = loo.parse(argument, big="")
     config = loo.get_config(loo.with_one_learner(argument, arg, without=("big",)))
     first = dict(leaves(next(iter(config.runs.values()))))
     defaults.varied(config, {"geom": {}})

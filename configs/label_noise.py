@@ -14,7 +14,7 @@ little, and that a little noise in training sometimes helps; its figures are not
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import load_config_file, parse_argument
+from metaicl.configuration import load_config_file
 
 loo = load_config_file("loo", beside=__file__)
 
@@ -25,7 +25,7 @@ BASELINES = ("centroid", "ridge", "logistic", "knn")
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    arg = parse_argument(argument, loo.DEFAULTS)
+    arg = loo.parse(argument)
     config = loo.get_config(loo.with_one_learner(argument, arg, domains=2))
     config.baselines = BASELINES
     config.evaluate.update(label_noise=TEST[::3] if arg.quick else TEST, shot_curve=())

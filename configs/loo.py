@@ -7,15 +7,20 @@ domain. The validation domain rotates with the held-out one, and is never it.
     python -m metaicl.main --config=configs/loo.py                 the embedded album, no download
     python -m metaicl.main --config=configs/loo.py:quick           three of its domains held out
     python -m metaicl.main --config=configs/loo.py:learner=prototypes
+    python -m metaicl.main --config=configs/loo.py:backbone=none
     python -m metaicl.main --config=configs/loo.py:album=PATH,backbone=squeezenet,weights=PATH
     python -m metaicl.main --config=configs/loo.py:album=PATH,backbone=squeezenet,weights=PATH,tune
     python -m metaicl.main --config=configs/loo.py:album=PATH,backbone=resnet50,weights=PATH,full
 
-By default a small convolutional encoder is trained inside the learner, beside every closed-form learner on the
-raw pixels. With a backbone all learners share its frozen features, of images of `image_size` pixels (by default 128
-of squeezenet, 224 of resnet18, resnet34 and resnet50). `tune` trains nothing: it compares settings
-of the closed-form learners on the validation domains. The settings below are what its run 5 chose on a real
-album (validated on plants, 2 data sets of 60 episodes), for all folds alike.
+With a backbone all learners share its frozen features, as in the publication: the encoder f is frozen, the embedding
+of labels g and the Transformer M are learned. The backbone of the embedded album is `formulas`, which comes with the
+package (`configs/formulas.py`) and never saw a photograph; an album of your own has none unless you name one. With
+`backbone=none` a small convolutional encoder is trained inside the learner, beside every closed-form learner on the
+raw pixels. Images have `image_size` pixels a side, by default 64 for formulas, 128 for squeezenet, 224 for resnet18,
+resnet34 and resnet50.
+
+`tune` trains nothing: it compares settings of the closed-form learners on the validation domains. The settings below
+are what its run 5 chose on a real album (validated on plants, 2 data sets of 60 episodes), for all folds alike.
 `datasets=NAME+NAME` takes some of the data sets, and holds out the domains of those. `full` is the published length of
 training, for a GPU or TPU.
 """
@@ -25,7 +30,8 @@ from ml_collections import ConfigDict
 from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
-DEFAULTS = defaults.ALBUM | dict(learner="", held_out="", seeds=1)
+EMBEDDED = "formulas"  # the backbone of the embedded album where none is named; of another album: none
+DEFAULTS = defaults.ALBUM | dict(backbone="", learner="", held_out="", seeds=1)
 CONV = dict(filters=(32, 64, 64, 64), downsample="stride", pool="flatten", norm="group")
 PIXELS = dict(encoder="conv", encoder_settings=CONV)
 FEATURES = dict(encoder="identity", encoder_settings=dict(normalize="sqrt_unit"))
@@ -35,7 +41,7 @@ REPTILE = dict(optimizer="sgd", learning_rate=1.0, decay="linear", warmup=0, cli
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    arg = parse_argument(argument, DEFAULTS, flags=("quick", "full", "tune"))
+    arg = parse(argument, flags=("quick", "full", "tune"))
     frozen = arg.backbone != "none"
     config = ConfigDict()
     config.seed = 0
@@ -44,7 +50,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     trained = frozen_learners(arg) if frozen else pixel_learners()
     untrained = closed_form_grid() if arg.tune else closed_form(frozen)
     config.learners = ConfigDict(trained | untrained)
-    default = ["joint", "packed", "prototypes"] if frozen else ["in_context"]
+    whole = ["matching"] if arg.album == "embedded" else ["joint", "packed", "prototypes"]
+    default = whole if frozen else ["in_context"]
     chosen = arg.learner.split("+") if arg.learner else default
     if arg.tune:
         chosen = list(untrained)[:1]
@@ -57,6 +64,13 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.replicas = defaults.seeds(arg.seeds)
     config.runs = named(runs(arg, chosen, list(untrained)))
     return config
+
+
+def parse(argument: str | None, *, flags: tuple[str, ...] = ("quick", "full"), **more) -> ConfigDict:
+    """The argument, with a backbone; `more` are defaults of another config."""
+    arg = parse_argument(argument, DEFAULTS | more, flags=flags)
+    arg.backbone = arg.backbone or (EMBEDDED if arg.album == "embedded" else "none")
+    return arg
 
 
 def with_one_learner(

@@ -16,14 +16,14 @@ The study finds GEOM at or above GEOM-M in most held-out domains; its figures ar
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import load_config_file, parse_argument
+from metaicl.configuration import load_config_file
 
 loo = load_config_file("loo", beside=__file__)
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    arg = parse_argument(argument, loo.DEFAULTS)
+    arg = loo.parse(argument)
     config = loo.get_config(loo.with_one_learner(argument, arg))
     defaults.varied(config, {"geom": {}, "merged": {"data.merge": True}})
     return config

@@ -25,11 +25,10 @@ are computed once. That pass takes most of the time, hence images of 64 pixels, 
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, load_config_file, named, parse_argument
+from metaicl.configuration import ConfigError, load_config_file, named
 
 loo = load_config_file("loo", beside=__file__)
 
-DEFAULTS = loo.DEFAULTS | dict(tasks="supervised+geom_u+camelu", steps=0)
 TASKS: dict[str, dict] = {
     "supervised": {},
     "geom_u": {"task.pseudo.draw_from": "data_set"},
@@ -40,7 +39,7 @@ TASKS: dict[str, dict] = {
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    arg = parse_argument(argument, DEFAULTS)
+    arg = loo.parse(argument, tasks="supervised+geom_u+camelu", steps=0)
     frozen = arg.backbone != "none"
     chosen = arg.tasks.split("+")
     if unknown := [name for name in chosen if name not in TASKS]:

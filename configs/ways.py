@@ -14,7 +14,7 @@ the number of ways. Data sets with fewer classes than the most ways of the test 
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, load_config_file, parse_argument
+from metaicl.configuration import ConfigError, load_config_file
 
 loo = load_config_file("loo", beside=__file__)
 
@@ -23,7 +23,7 @@ WAYS = (3, 5, 10, 15, 20)
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    arg = parse_argument(argument, loo.DEFAULTS | dict(test_ways="+".join(map(str, WAYS))))
+    arg = loo.parse(argument, test_ways="+".join(map(str, WAYS)))
     config = loo.get_config(loo.with_one_learner(argument, arg, without=("test_ways",)))
     if config.learners[config.learner].get("labels") != "relation":
         raise ConfigError(f"learner={config.learner} answers as many ways as it trains with: use another.")

@@ -50,7 +50,14 @@ def album(path: str, **given: Any) -> dict[str, Any]:
 # The arguments of configs of an album; an `image_size` of 0 is the backbone's own.
 ALBUM = dict(album="embedded", backbone="none", weights="", cache="", datasets="", image_size=0)
 # Pixels a side that frozen backbones are given: what they were trained on, or a little less where that does.
-_BACKBONE_SIZES = {"squeezenet": 128, "resnet18": 224, "resnet34": 224, "resnet50": 224}
+_BACKBONE_SIZES = {
+    "formulas": 64,
+    "untrained": 64,
+    "squeezenet": 128,
+    "resnet18": 224,
+    "resnet34": 224,
+    "resnet50": 224,
+}
 
 
 def chosen_album(arg: ConfigDict, *, few: tuple[str, ...] = (), **given: Any) -> dict[str, Any]:
@@ -103,6 +110,22 @@ def functions(dimensions: int, **given: Any) -> dict[str, Any]:
         test=(),
     )
     return _filled("functions", part, given)
+
+
+def formulas(**given: Any) -> dict[str, Any]:
+    """`config.data` of pictures of formulas: a thousand classes of 16 drawings, the last 2 of each held out."""
+    part = dict(
+        kind="formulas",
+        classes=1000,
+        images=16,
+        held_out=2,  # of the images of each class
+        side=64,  # pixels of a drawing
+        image_size=64,  # and of an image of a part of it
+        formulas_seed=0,
+        cache="",
+        painting={},  # keyword arguments of `data.formulas.painting.Painting`
+    )
+    return _filled("formulas", part, given)
 
 
 def text(dataset: str, **given: Any) -> dict[str, Any]:

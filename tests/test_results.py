@@ -24,8 +24,8 @@ from metaicl.report.sequences import transfer_table
 from metaicl.report.tables import headline_table, markdown
 
 ROOT = pathlib.Path(__file__).parent.parent
-EXPERIMENTS = sorted({p.parents[1] for p in (ROOT / "results").glob("*/*/records.jsonl")})
-FOLDERS = sorted(p.parent for p in (ROOT / "results").glob("*/results.json"))
+EXPERIMENTS = sorted({p.parents[1] for p in (ROOT / "results").glob("**/records.jsonl")})
+FOLDERS = sorted(p.parent for p in (ROOT / "results").glob("**/results.json"))
 
 
 # The report of many stages takes its time.
@@ -71,11 +71,11 @@ def test_the_readme_shows_the_results(folder):
 def shown(folder: pathlib.Path) -> str:
     """The README, and that of the results if they have one."""
     readme, own = (ROOT / "README.md").read_text(), folder / "README.md"
-    assert f"(results/{folder.name}/" in readme
+    assert f"({folder.relative_to(ROOT).as_posix()}/" in readme
     return readme + (own.read_text() if own.exists() else "")
 
 
-STAGED = sorted({path.parents[1] for path in (ROOT / "results").glob("*/*/stages.json")})
+STAGED = sorted({path.parents[1] for path in (ROOT / "results").glob("**/stages.json")})
 
 
 @pytest.mark.parametrize("folder", STAGED, ids=lambda p: p.name)

@@ -14,6 +14,7 @@ from metaicl.data.pool import Pool
 from metaicl.experiment.progress import ProgressBar, cache_folder
 from metaicl.models.resnet import resnet
 from metaicl.models.resnet_weights import load_resnet, where_to_get
+from metaicl.models.small_resnet import load_small_resnet, small_resnet
 from metaicl.models.squeezenet import Backbone, load_squeezenet, squeezenet
 
 
@@ -23,20 +24,31 @@ class Pretrained(NamedTuple):
     Attributes:
       network: makes it.
       load: `(path) -> params`, from a file of weights.
-      needs: what to do where no weights are given.
+      needs: what to do where no weights are given; "" where that is right.
     """
 
     network: Callable[[], Backbone]
     load: Callable[[str], Any]
-    needs: str
+    needs: str = ""
 
 
 def _resnet(depth: int) -> Pretrained:
     return Pretrained(lambda: resnet(depth), lambda path: load_resnet(depth, path), where_to_get(depth))
 
 
+def _untrained(weights: str) -> Any:
+    """Random parameters of the network of formulas, to compare with."""
+    if weights:
+        raise ConfigError(
+            "The backbone 'untrained' has random weights: leave weights away, or take 'formulas'."
+        )
+    return jax.jit(small_resnet().init)(jax.random.key(0))
+
+
 # How large the images are that each is given by default: `defaults.image_size`.
 BACKBONES = {
+    "formulas": Pretrained(small_resnet, load_small_resnet),
+    "untrained": Pretrained(small_resnet, _untrained),
     "squeezenet": Pretrained(squeezenet, load_squeezenet, "give weights=PATH.safetensors"),
     "resnet18": _resnet(18),
     "resnet34": _resnet(34),
@@ -56,7 +68,7 @@ def load_backbone(data) -> tuple[Backbone, Any] | None:
     if data.backbone not in BACKBONES:
         raise ConfigError(f"data.backbone is {data.backbone!r}; there are none, {', '.join(BACKBONES)}.")
     kind = BACKBONES[data.backbone]
-    if not data.weights:
+    if kind.needs and not data.weights:
         raise ConfigError(f"The backbone {data.backbone!r} needs its pretrained weights: {kind.needs}.")
     network, params = kind.network(), kind.load(data.weights)
     one_image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, 3), np.uint8)

@@ -19,6 +19,7 @@ from metaicl.episode import TaskSpec
 from metaicl.experiment import texts, unlabelled
 from metaicl.experiment.backbones import features, load_backbone
 from metaicl.experiment.episodic import episodic
+from metaicl.experiment.formulas import formulas_problem
 from metaicl.experiment.functions import mixture_problem, sinusoids_problem
 from metaicl.experiment.parts import Problem, TestSet
 from metaicl.experiment.progress import ProgressBar, cache_folder
@@ -192,6 +193,7 @@ def _supervised(store, pools, parts, evaluation, task) -> Problem:
 
 _PROBLEMS = {
     "album": _album,
+    "formulas": formulas_problem,
     "functions": mixture_problem,
     "published": _published,
     "sinusoids": sinusoids_problem,

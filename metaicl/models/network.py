@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from metaicl.models import resnet as resnets
 from metaicl.models import resnet_weights
+from metaicl.models import small_resnet as residual_network
 from metaicl.models.bert import (
     POOLINGS,
     Bert,
@@ -25,7 +26,7 @@ from metaicl.models.bert_weights import pretrained, read_config, weights_folder
 from metaicl.models.convolution import ConvStack
 from metaicl.models.squeezenet import load_squeezenet, squeezenet
 
-Normalization = Literal["none", "unit", "sqrt_unit"]
+Normalization = Literal["none", "unit", "sqrt_unit", "standard"]
 
 
 class Network(NamedTuple):
@@ -91,7 +92,7 @@ def identity(x_shape, *, dtype, task_batched, normalize: Normalization = "none")
     """The items themselves, flattened: bytes to [0, 1], then optionally normalised.
 
     `unit` scales every row to root mean square 1, `sqrt_unit` takes signed square roots before (good for
-    non-negative, heavy-tailed features of a pooled network).
+    non-negative, heavy-tailed features of a pooled network). `standard` subtracts the mean of a row before.
     """
     del task_batched
     width = _size(x_shape)
@@ -237,6 +238,45 @@ def resnet(
     return Network(init, lambda params, x, mask: normalized(features(params, x), normalize), net.width)
 
 
+def small_resnet(
+    x_shape,
+    *,
+    dtype,
+    task_batched,
+    widths: Sequence[int] = residual_network.Size().widths,
+    blocks: Sequence[int] = residual_network.Size().blocks,
+    pooled: int = 1,
+    weights: str = "",
+    normalize: Normalization = "none",
+) -> Network:
+    """A small residual network with group normalisation, of `[n, h, w, 3]` of 0..255; see `models.small_resnet`.
+
+    `widths` and `blocks` are those of its stages; the features are the averages of the last `pooled` of them. It
+    starts at random, or from `weights`: a safetensors file, or `package` for the weights that come with it.
+    """
+    size = residual_network.Size(tuple(widths), tuple(blocks), pooled)
+    if len(size.widths) != len(size.blocks) or not 1 <= pooled <= len(size.widths):
+        raise ValueError(
+            f"Encoder 'small_resnet': widths {size.widths}, blocks {size.blocks} and pooled={pooled} do not fit: "
+            "give one number of blocks for each width, and pool at most as many stages."
+        )
+
+    def apply(params, x, mask):
+        del mask
+        return normalized(residual_network.features(params, x, size, task_batched, dtype), normalize)
+
+    def init(key):
+        if weights:
+            return residual_network.load_small_resnet("" if weights == "package" else weights)
+        return residual_network.init(key, size)
+
+    shapes = jax.eval_shape(lambda key: residual_network.init(key, size), jax.random.key(0))
+    jax.eval_shape(
+        apply, shapes, jnp.zeros((1, *x_shape), jnp.uint8), jnp.ones(1)
+    )  # refuses what is no such image
+    return Network(init, apply, size.features)
+
+
 def bert(
     x_shape,
     *,
@@ -355,6 +395,7 @@ ENCODERS: dict[str, Callable[..., Network]] = {
     "identity": identity,
     "mlp": mlp,
     "conv": conv,
+    "small_resnet": small_resnet,
     "squeezenet": squeezenet_encoder,
     "resnet": resnet,
     "bert": bert,
@@ -373,10 +414,12 @@ def normalized(x: jax.Array, how: Normalization) -> jax.Array:
     """Row normalisation `[n, D] -> [n, D]`; rows of zeros stay zero, and have a finite gradient."""
     if how == "none":
         return x
-    if how == "sqrt_unit":
+    if how == "standard":
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+    elif how == "sqrt_unit":
         x = jnp.sign(x) * jnp.sqrt(jnp.abs(x) + 1e-12)
     elif how != "unit":
-        raise ValueError(f"Unknown normalisation {how!r}; use 'none', 'unit' or 'sqrt_unit'.")
+        raise ValueError(f"Unknown normalisation {how!r}; use 'none', 'unit', 'sqrt_unit' or 'standard'.")
     mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(mean_square + 1e-12)
 
