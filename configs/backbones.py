@@ -59,7 +59,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 def chosen(arg: ConfigDict) -> dict[str, dict]:
     """What each backbone reads, by the name of its learner."""
-    size = defaults.FORMULAS_SIDE
+    size = defaults.image_size("formulas")
     found = {
         "pixels": {"data.backbone": "none", "data.image_size": 32},
         "untrained": {"data.backbone": "untrained", "data.image_size": size},
