@@ -248,7 +248,7 @@ def directions_of(params):
         inside = jax.tree_util.tree_map_with_path(lambda p, a, path=path: np.full(a.shape, p == path), params)
         d = ravel_pytree(inside)[0] * rng.normal(size=ravel_pytree(params)[0].shape)
         found.append(np.asarray(d) / np.linalg.norm(d))
-        names.append("/".join(str(part.key) for part in path[1:]) or path[0].key)
+        names.append("/".join(part.key for part in path).removeprefix("encoder/"))
     return np.stack(found), names
 
 
@@ -284,17 +284,20 @@ for name, values in errors.items():
     print(f"{name:>14s}  {min(values):.1e}")
 
 # %%
+COLORS = {"finite differences": "black", "second order": "C0", "first order": "C1", "deepcopy": "C3"}
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6), layout="constrained", width_ratios=(3, 2))
 best = STEP_SIZES[int(np.argmin(errors["second order"]))]
 largest = np.argsort(-np.abs(differences[best]))[:12][::-1]
 for number, (name, values) in enumerate([("finite differences", differences[best]), *slopes.items()]):
-    left.barh(np.arange(len(largest)) + 0.3 - 0.2 * number, values[largest], 0.2, label=name)
+    left.barh(
+        np.arange(len(largest)) + 0.3 - 0.2 * number, values[largest], 0.2, label=name, color=COLORS[name]
+    )
 left.set_yticks(range(len(largest)), [array_names[i] for i in largest], fontsize=8)
 left.set_xlabel("slope of the meta-loss along one direction")
 left.set_title("Twelve arrays of weights")
 left.legend()
 for name, values in errors.items():
-    right.loglog(STEP_SIZES, values, marker="o", label=name)
+    right.loglog(STEP_SIZES, values, marker="o", label=name, color=COLORS[name])
 right.set_xlabel("step h of the finite differences")
 right.set_ylabel("relative error")
 right.set_title("Error over all arrays")
