@@ -29,6 +29,8 @@ ENCODERS = {
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
+    if "backbone=" not in (argument or ""):
+        argument = ",".join(filter(None, [argument, "backbone=formulas"]))
     arg = loo.parse(argument)
     if arg.backbone not in ENCODERS:
         raise ConfigError(f"backbone={arg.backbone}: give one that can be trained, {', '.join(ENCODERS)}.")

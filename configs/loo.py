@@ -7,16 +7,16 @@ domain. The validation domain rotates with the held-out one, and is never it.
     python -m metaicl.main --config=configs/loo.py                 the embedded album, no download
     python -m metaicl.main --config=configs/loo.py:quick           three of its domains held out
     python -m metaicl.main --config=configs/loo.py:learner=prototypes
-    python -m metaicl.main --config=configs/loo.py:backbone=none
+    python -m metaicl.main --config=configs/loo.py:backbone=formulas,learner=matching
     python -m metaicl.main --config=configs/loo.py:album=PATH,backbone=squeezenet,weights=PATH
     python -m metaicl.main --config=configs/loo.py:album=PATH,backbone=squeezenet,weights=PATH,tune
     python -m metaicl.main --config=configs/loo.py:album=PATH,backbone=resnet50,weights=PATH,full
 
-With a backbone all learners share its frozen features, as in the publication: the encoder f is frozen, the embedding
-of labels g and the Transformer M are learned. The backbone of the embedded album is `formulas`, which comes with the
-package (`configs/formulas.py`) and never saw a photograph; an album of your own has none unless you name one. With
-`backbone=none` a small convolutional encoder is trained inside the learner, beside every closed-form learner on the
-raw pixels. Images have `image_size` pixels a side, by default 64 for formulas, 128 for squeezenet, 224 for resnet18,
+By default a small convolutional encoder is trained inside the learner, beside every closed-form learner on the raw
+pixels. With a backbone all learners share its frozen features, as in the publication: the encoder f is frozen, the
+embedding of labels g and the Transformer M are learned. `backbone=formulas` comes with the package
+(`configs/formulas.py`) and never saw a photograph; others need their `weights`.
+Images have `image_size` pixels a side, by default 64 for formulas, 128 for squeezenet, 224 for resnet18,
 resnet34 and resnet50.
 
 `tune` trains nothing: it compares settings of the closed-form learners on the validation domains. The settings below
@@ -30,8 +30,7 @@ from ml_collections import ConfigDict
 from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
-EMBEDDED = "formulas"  # the backbone of the embedded album where none is named; of another album: none
-DEFAULTS = defaults.ALBUM | dict(backbone="", learner="", held_out="", seeds=1)
+DEFAULTS = defaults.ALBUM | dict(learner="", held_out="", seeds=1)
 CONV = dict(filters=(32, 64, 64, 64), downsample="stride", pool="flatten", norm="group")
 PIXELS = dict(encoder="conv", encoder_settings=CONV)
 FEATURES = dict(encoder="identity", encoder_settings=dict(normalize="sqrt_unit"))
@@ -50,8 +49,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     trained = frozen_learners(arg) if frozen else pixel_learners()
     untrained = closed_form_grid() if arg.tune else closed_form(frozen)
     config.learners = ConfigDict(trained | untrained)
-    whole = ["matching"] if arg.album == "embedded" else ["joint", "packed", "prototypes"]
-    default = whole if frozen else ["in_context"]
+    default = ["joint", "packed", "prototypes"] if frozen else ["in_context"]
     chosen = arg.learner.split("+") if arg.learner else default
     if arg.tune:
         chosen = list(untrained)[:1]
@@ -67,10 +65,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 
 def parse(argument: str | None, *, flags: tuple[str, ...] = ("quick", "full"), **more) -> ConfigDict:
-    """The argument, with a backbone; `more` are defaults of another config."""
-    arg = parse_argument(argument, DEFAULTS | more, flags=flags)
-    arg.backbone = arg.backbone or (EMBEDDED if arg.album == "embedded" else "none")
-    return arg
+    """The argument; `more` are defaults of another config."""
+    return parse_argument(argument, DEFAULTS | more, flags=flags)
 
 
 def with_one_learner(

@@ -82,8 +82,6 @@ def load_config(path: pathlib.Path, argument: str | None = None) -> ConfigDict:
 
 def tiny_config(argument: str, cache: pathlib.Path, overrides: dict[str, Any] | None = None) -> ConfigDict:
     """`configs/loo.py` in a size for tests; the embedded album is kept in `cache`."""
-    if "backbone=" not in argument:
-        argument += ",backbone=none"  # images need no embedding
     config = load_config(LOO, f"{argument},cache={cache}")
     return overridden(config, TINY | (overrides or {}))
 

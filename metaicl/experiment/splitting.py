@@ -22,7 +22,9 @@ def split_pools(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, 
       ConfigError, ValueError: for a split that is none, or parts that are too small for the task.
     """
     if data.split == "none":  # nothing is trained: all is tested
-        return splits.Split(pools, [], pools), {pool.name: "data sets" for pool in pools}
+        items = test_shots(task) + task.test_queries
+        tested = [splits.drop_small_classes(pool, items, largest(task.ways)) for pool in pools]
+        return splits.Split([], [], tested), {pool.name: "data sets" for pool in pools}
     whole, split_by = _parts(pools, data, largest(task.get("ways", 1)))
     uses_labels = data.split != "supervised" and not unlabelled.wanted(task)
     if data.split != "supervised":
