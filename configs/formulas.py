@@ -7,9 +7,9 @@ backgrounds, turns, parts, blur and noise. The network has four stages of group-
 parameters); it and a linear head are trained by cross-entropy through the one train loop, by the learner `supervised`.
 The last two drawings of each class are held out for the score.
 
-    python -m metaicl.main --config=configs/formulas.py                  the thousand classes, a few minutes
+    python -m metaicl.main --config=configs/formulas.py                  a thousand classes
     python -m metaicl.main --config=configs/formulas.py:quick            a hundred classes, 100 steps
-    python -m metaicl.main --config=configs/formulas.py:classes=200,steps=1600
+    python -m metaicl.main --config=configs/formulas.py:classes=200,steps=7000   the package's weights: 23 minutes on a busy core
     python -m metaicl.main --config=configs/formulas.py:full             20,000 steps: an hour on one core
 
 The weights of the run (`main/weights.safetensors`) are a backbone for every config of an album:

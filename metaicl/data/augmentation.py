@@ -6,11 +6,7 @@ They are those of CAMeLU (arXiv 2405.16124, as its public code has them). Every 
 
 Resampling is JAX's own. DM-PIX 0.4.5, the library of augmentations for JAX, was tried: its hue is wrong in a program
 that resamples before it (it tests floats for equality, which the compiler may compute twice), its resampling and blur
-<<<<<<< HEAD
-took 15 times as long on a CPU, and its brightness, contrast and saturation are other operations than torchvision's.
-=======
 took 13 to 70 times as long on a CPU, and its brightness, contrast and saturation are not those of torchvision.
->>>>>>> 469a440 (Augmentations: a line of the docstring)
 """
 
 from __future__ import annotations
