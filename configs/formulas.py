@@ -9,7 +9,7 @@ The last two drawings of each class are held out for the score.
 
     python -m metaicl.main --config=configs/formulas.py                  a thousand classes
     python -m metaicl.main --config=configs/formulas.py:quick            a hundred classes, 100 steps
-    python -m metaicl.main --config=configs/formulas.py:classes=200,steps=7000   the package's weights: 23 minutes on a busy core
+    python -m metaicl.main --config=configs/formulas.py:classes=200,steps=7000     those of the package
     python -m metaicl.main --config=configs/formulas.py:full             20,000 steps: an hour on one core
 
 The weights of the run (`main/weights.safetensors`) are a backbone for every config of an album:

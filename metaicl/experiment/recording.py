@@ -152,7 +152,9 @@ def head(
     run, replica, name: str, meta: Meta, step: int, split: str, held: TestSet, evaluation: Evaluation
 ) -> dict[str, Any]:
     """What a record says beside its values."""
-    e, some = run.config.evaluate, list(replica.config.data.get("train_on", ()))
+    e, data = run.config.evaluate, replica.config.data
+    # With `one_set` they are all that is trained on, as a domain's are elsewhere; else they are some of several.
+    some = list(data.get("train_on", ())) if data.get("split", "") != "one_set" else []
     return {
         "run": run.name,
         "replica": replica.name,
