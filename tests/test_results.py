@@ -69,8 +69,9 @@ def test_the_readme_shows_the_results(folder):
 
 
 def shown(folder: pathlib.Path) -> str:
-    """The README, and that of the results if they have one."""
+    """The README, and that of the results, or of the results that these are among, if there is one."""
     readme, own = (ROOT / "README.md").read_text(), folder / "README.md"
+    own = own if own.exists() else folder.parent / "README.md"
     assert f"({folder.relative_to(ROOT).as_posix()}/" in readme
     return readme + (own.read_text() if own.exists() else "")
 
