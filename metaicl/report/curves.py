@@ -163,6 +163,8 @@ def draw_shots(records: Sequence[Record], look: dict[str, Look]) -> Drawing | No
     ticks = sorted({k for curve in curves.values() for k in curve})
     if min(np.diff(ticks), default=1) * 20 > ticks[-1]:  # else the measured numbers would stand too close
         axes.set_xticks(ticks)
+    else:
+        axes.xaxis.set_major_locator(_whole_numbers())
     axes.set_xlabel(f"shots: examples {'per class' if metric == 'accuracy' else 'in the context'}")
     axes.set_ylabel(metric_name(metric))
     axes.set_title(f"{metric_title(metric)} over shots")
@@ -173,6 +175,12 @@ def draw_shots(records: Sequence[Record], look: dict[str, Look]) -> Drawing | No
         f"{metric_title(metric)} over the number of shots: {measured(records)}; {bands}.",
         png_of(figure),
     )
+
+
+def _whole_numbers() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(integer=True)
 
 
 def _draw_curve(axes: Any, curve: dict[int, Interval], look: Look, scale: float, band: bool) -> None:
