@@ -23,8 +23,9 @@ from text_data import (
 
 from metaicl.data.tokens import hashed_words, load_tokenizer, padded
 from metaicl.models.bert import POOLINGS, Bert, BertShape, hidden_states
+from metaicl.models.bert_encoder import lower_bert
 from metaicl.models.bert_weights import read_config, weights_folder
-from metaicl.models.network import lower_bert, make_encoder
+from metaicl.models.encoders import make_encoder
 
 LENGTHS = (1, 2, 5, 9, 16, 24)
 SMALL = dict(vocabulary=40, width=16, layers=2, heads=2, hidden=32, positions=24)

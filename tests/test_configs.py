@@ -100,12 +100,14 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
     small = {key: value for key, value in SMALL.items() if key in known} | (
         {"data.cache": str(cache)} if "data.cache" in known else {}
     )
-    if embedded and config.data.split in ("domain", "within", "images"):
+    if embedded and config.data.split in ("domain", "within", "images", "none"):
         small["data.datasets"] = TINY["data.datasets"]
     if embedded and (config.data.split == "within" or path.stem == "ways"):
         small["data.embedded.classes"] = 20
     if path.stem == "ways":
         small["evaluate.ways"] = (3, 10)
+    if path.stem == "formulas":
+        small["data.classes"] = 20
     if embedded and config.data.split == "images":  # which are shared out over three parts
         small["data.embedded.images_per_class"] = 40
     config = overridden(config, small)

@@ -13,7 +13,7 @@ from text_data import tiny_episodes, token_ids
 
 from metaicl.episode import TaskSpec
 from metaicl.learners import Meta, answer, make_learner
-from metaicl.models.network import make_encoder
+from metaicl.models.encoders import make_encoder
 
 SPEC = TaskSpec("classify", (5,), "int32", 3)
 SHAPE = dict(vocabulary=20, width=8, layers=1, heads=2, hidden=8, positions=8)

@@ -16,7 +16,8 @@ from metaicl.data.pool import Pool
 from metaicl.features import cache
 from metaicl.files import DamagedFile
 from metaicl.models import squeezenet, weights
-from metaicl.models.network import make_encoder, normalized
+from metaicl.models.encoders import make_encoder
+from metaicl.models.network import normalized
 
 # 5-way 5-shot accuracy of nearest centroids on these features at 128 pixels, as noted beside the data
 YARDSTICKS = {"NEU_Mini": 0.89, "MTD_Mini": 0.38, "FL5_Mini": 0.57}

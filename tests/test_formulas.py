@@ -105,6 +105,7 @@ def test_waves_have_the_frequencies_of_their_formula():
     assert drawn[..., 0].std(axis=1).max() < 1  # constant along columns
 
 
+@pytest.mark.slow
 def test_an_episode_depends_on_seed_and_number_alone(few):
     one = source(few)
     alone, batch = built(one, [5]), built(one, [4, 5, 6])
@@ -142,6 +143,7 @@ def test_colours_tell_little_of_the_class(few):
     assert spread < 4 / 12
 
 
+@pytest.mark.slow
 def test_palettes_are_of_the_class_where_asked(few):
     plain = dict(colour=0.0, blur=0.0, grey=0.0, noise=0.0, saturation=(1.0, 1.0))
     own, none = (

@@ -79,7 +79,10 @@ def tiny(argument: str, cache, **overrides) -> list[str]:  # noqa: F811
             "--config.learner='maml' would have no effect: every run of this config",
         ),
         (loo("", **{"data.held_out": "cells"}), "--config.data.held_out='cells' would have no effect"),
-        (loo("quick", **{"data.kind": "tables"}), "data.kind is 'tables'; there are album, functions"),
+        (
+            loo("quick", **{"data.kind": "tables"}),
+            "data.kind is 'tables'; there are album, formulas, functions",
+        ),
     ],
     ids=lambda value: value.split(".")[0][:40] if isinstance(value, str) else "",
 )
@@ -214,7 +217,7 @@ def test_an_image_that_does_not_decode(data, tmp_path, refused, capsys):
 def test_repeated_rows_are_left_out_and_counted(tmp_path):
     folder = write_album(tmp_path / "album")
     with open(folder / "BRD" / "labels.csv", "a") as labels:
-        labels.write("0_0.png,class 0,\n0_1.png,class 4,\n")
+        labels.write("0_0.png,BRD 0,\n0_1.png,BRD 4,\n")
     with pytest.warns(DataWarning, match="left out 2 rows that repeat a file name, 1 of them with another"):
         accepted(tmp_path, *album(folder))
 

@@ -17,8 +17,9 @@ from metaicl.models.convolution import (
     group_normalized,
     halved_by_max,
 )
+from metaicl.models.encoders import make_encoder
 from metaicl.models.linear import init_linear, linear
-from metaicl.models.network import make_encoder, normalized
+from metaicl.models.network import normalized
 from metaicl.models.pointwise import LayerNorm, gelu
 
 SIZES = [(6, 6), (7, 7), (8, 5), (1, 2), (3, 1)]

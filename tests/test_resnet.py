@@ -16,7 +16,7 @@ from metaicl.data.pool import Pool
 from metaicl.experiment.problems import album_pools
 from metaicl.features import cache
 from metaicl.models import resnet, resnet_weights
-from metaicl.models.network import make_encoder
+from metaicl.models.encoders import make_encoder
 
 
 def state(net) -> dict[str, np.ndarray]:

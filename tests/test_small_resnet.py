@@ -19,7 +19,7 @@ from metaicl.episode import TaskSpec
 from metaicl.files import array_digest
 from metaicl.learners import make_learner
 from metaicl.models import small_resnet
-from metaicl.models.network import make_encoder
+from metaicl.models.encoders import make_encoder
 
 
 def of_torch(params, x):

@@ -17,7 +17,8 @@ from metaicl.data.sampler import gather
 from metaicl.experiment import chosen_runs, make_any, make_problem, texts
 from metaicl.experiment.runs import execute
 from metaicl.features import cache, states
-from metaicl.models.network import lower_bert, make_encoder
+from metaicl.models.bert_encoder import lower_bert
+from metaicl.models.encoders import make_encoder
 
 TEXT = ROOT / "configs" / "text.py"
 FAST = {

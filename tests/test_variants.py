@@ -92,6 +92,7 @@ def test_wrong_labels_of_the_test_are_points_of_a_curve(cache):  # noqa: F811
     assert 0.4 < np.mean(wrong) < 0.6
 
 
+@pytest.mark.slow
 def test_one_learner_is_tested_on_more_ways_than_it_trained_with(cache, tmp_path):  # noqa: F811
     changes = FOUR | {"evaluate.ways": (2, 5)}
     config = tiny_config("held_out=cells,learner=in_context", cache, changes)

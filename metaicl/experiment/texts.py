@@ -21,8 +21,9 @@ from metaicl.data.text import make_pools, read_out_of_scope, read_sentences
 from metaicl.data.tokens import Tokenizer, hashed_words, load_tokenizer
 from metaicl.experiment.progress import ProgressBar, cache_folder
 from metaicl.models.bert import BertShape
+from metaicl.models.bert_encoder import lower_bert
 from metaicl.models.bert_weights import read_config, weights_folder
-from metaicl.models.network import lower_bert, make_encoder
+from metaicl.models.encoders import make_encoder
 from metaicl.models.squeezenet import Backbone
 
 

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from metaicl import losses
 from metaicl.episode import Examples, TaskSpec
 from metaicl.learners.base import Learner, Meta, batched_meta_grad
+from metaicl.models.encoders import make_encoder
 from metaicl.models.linear import init_linear, linear
-from metaicl.models.network import Network, make_encoder
+from metaicl.models.network import Network
 from metaicl.models.transformer import Transformer, make_transformer
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from metaicl import losses
 from metaicl.episode import Array, Examples, TaskSpec
 from metaicl.learners.prototypes import prototype_head
+from metaicl.models.encoders import make_encoder
 from metaicl.models.linear import init_linear, linear
-from metaicl.models.network import make_encoder
 
 BatchNorm = Literal["transductive", "non_transductive", "support_only"]
 Head = Literal["learned", "prototypes"]
@@ -58,7 +58,7 @@ def make_classifier(
     """Builds the network for weights that will carry a task axis; it regresses where the spec says so.
 
     Args:
-      spec, encoder, encoder_settings, dtype: see `models.network.make_encoder`.
+      spec, encoder, encoder_settings, dtype: see `models.encoders.make_encoder`.
       batch_norm: whose statistics normalise a query, where the encoder has batch norm. `transductive`: those of
         all queries of the episode (as in MAML's released code). `non_transductive`: those of the support and
         this query alone (as in Reptile's released code). `support_only`: those of the support.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from metaicl.episode import Examples, TaskSpec
 from metaicl.learners.base import Learner, Meta, no_meta_grad
 from metaicl.learners.prototypes import class_means, distance_logits
-from metaicl.models.network import make_encoder
+from metaicl.models.encoders import make_encoder
 
 Method = Literal["centroid", "knn", "ridge", "logistic"]
 DENSE = 4096  # weights of a logistic regression up to which its Newton steps form their matrix

@@ -26,8 +26,8 @@ import numpy as np
 
 from metaicl.episode import TaskSpec
 from metaicl.learners.base import Learner, Meta, episodic_meta_grad
+from metaicl.models.encoders import make_encoder
 from metaicl.models.linear import init_linear, linear
-from metaicl.models.network import make_encoder
 from metaicl.models.transformer import make_transformer
 
 _NEVER = -1e9

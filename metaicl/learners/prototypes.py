@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from metaicl.episode import TaskSpec
 from metaicl.learners.base import Learner, Meta, episodic_meta_grad
-from metaicl.models.network import make_encoder
+from metaicl.models.encoders import make_encoder
 
 
 def class_means(features, y, mask, num_outputs: int):

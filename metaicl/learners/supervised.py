@@ -7,8 +7,8 @@ import jax
 
 from metaicl.episode import TaskSpec
 from metaicl.learners.base import Learner, Meta, episodic_meta_grad
+from metaicl.models.encoders import make_encoder
 from metaicl.models.linear import init_linear, linear
-from metaicl.models.network import make_encoder
 
 
 def supervised(
