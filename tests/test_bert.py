@@ -147,6 +147,7 @@ ADDED = {
 }
 
 
+@pytest.mark.slow
 def test_additions_start_as_nothing_and_matter_once_they_move(rng):
     settings = {name: value for _, added in ADDED.values() for name, value in added.items()}
     plain = make_encoder("bert", (9,), shape=ONE_LAYER)

@@ -217,6 +217,7 @@ def test_probes_that_do_not_fit_are_refused_before_training(probes, message, tmp
         make_any(name, own, tmp_path / name, mesh())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("select", "step"), [("best", 2), ("last", 4)])
 def test_the_best_or_the_last_parameters_are_tested(select, step, tmp_path, monkeypatch):
     scores = iter([1.0, 0.0, 1.0, 0.0])

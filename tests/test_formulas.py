@@ -134,6 +134,7 @@ def nearest_mean(x, y, *, train):
     return (found == y[train:]).mean()
 
 
+@pytest.mark.slow
 def test_colours_tell_little_of_the_class(few):
     query = built(source(few, items=600), [0])
     x, y = np.asarray(query.x[0], np.float64), np.asarray(query.y[0])

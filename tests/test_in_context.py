@@ -73,6 +73,7 @@ def test_cached_equals_one_pass_with_a_mask(rng):
         np.testing.assert_allclose(cached(visible), one_pass(visible), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "remat"), [(2, True), (7, False)])
 def test_the_rows_asked_for_are_those_of_the_whole(rng, x64, every, remat):
     """Values, cache and gradients, with a bias, where the last block leaves the other rows out."""

@@ -146,6 +146,7 @@ def normalised_by(network, params, images, statistics_of):
     return network.apply(params, images, mask)
 
 
+@pytest.mark.slow
 def test_modes_of_batch_norm():
     """Each mode against its definition: whose statistics normalise a query."""
     episode = jax.tree.map(lambda a: a[0], batch(IMAGES, 1))

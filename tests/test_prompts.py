@@ -80,6 +80,7 @@ def check_variance(name, classes, dimensions, inputs, **settings):
     assert abs(np.mean(y)) < 5 * np.std(y) / len(y) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_mean_square_is_the_variance(name):
     check_variance(name, CLASSES, 5, Inputs())

@@ -110,6 +110,7 @@ def test_a_wheel_takes_the_weights():
     assert {small_resnet.PRETRAINED, small_resnet.PRETRAINED.with_suffix(".json")} <= taken
 
 
+@pytest.mark.slow
 def test_weights_of_a_run_are_weights_too(tmp_path, random):
     spec = TaskSpec("classify", (32, 32, 3), "uint8", 10)
     learner = make_learner("supervised", spec, encoder="small_resnet")

@@ -196,6 +196,7 @@ def test_cached_vectors_are_those_of_the_encoder_with_its_weights(tmp_path, rng,
     np.testing.assert_array_equal(again[0].x, pools[0].x)
 
 
+@pytest.mark.slow
 def test_cached_states_of_frozen_layers_give_the_answers_of_the_whole_encoder(tmp_path, rng, monkeypatch):
     pytest.importorskip("tokenizers")
     path = write_sentences(tmp_path / "own.csv", domains=("bank", "home"), labels=2, each=8)
