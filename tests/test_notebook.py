@@ -94,7 +94,7 @@ def test_maml_on_bert_runs(tmp_path, monkeypatch):
     # By heart there is nothing to adapt to; with numbers dealt anew there is nothing to know beforehand.
     assert accuracy["fixed", "before"] > 50 > 35 > accuracy["dealt anew", "before"]
     assert accuracy["dealt anew", "after"] > accuracy["dealt anew", "before"] + 10
-    assert "same intents" in text and "held-out domain" in text
+    assert len(re.findall(r"^accuracy, 5-way 5-shot, test", text, re.M)) >= 2  # the tables of both test sets
     assert len(re.findall(r"^(?:please|my|where|a|how) .*(?:right|wrong: \w+)$", text, re.M)) == 5
     pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 4 and all(len(base64.b64decode(picture)) > 5000 for picture in pictures)
