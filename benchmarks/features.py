@@ -13,9 +13,7 @@ a GPU each library's own default for float32 convolutions is left (`--dtype=bflo
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +21,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from benchmarks.timing import alternate, compared, last_line, median
+from benchmarks.timing import alternate, command_of, compared, median, options_of, progress, tell
 from metaicl.models import resnet, resnet_weights, squeezenet
 
 SIZES = {"resnet50": 224, "squeezenet": 128}
@@ -114,19 +112,9 @@ def rates(name: str, network: tuple, batch: int, rounds: int, compiled: bool, dt
     return figures
 
 
-def progress(text: str) -> None:
-    """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Measures and prints; the last line is JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="only the line of JSON")
-    parser.add_argument("--quick", action="store_true", help="16 images, three rounds, no compiled peer")
-    parser.add_argument("--rounds", type=int, default=7, help="alternating rounds")
+    parser = options_of(__doc__, rounds=7, quick="16 images, three rounds, no compiled peer")
     parser.add_argument("--batch", type=int, default=64, help="images at a time")
     parser.add_argument("--only", choices=tuple(SIZES), help="one of the networks")
     parser.add_argument("--dtype", choices=tuple(TOLERANCE), default="float32", help="of our ResNet-50")
@@ -138,7 +126,7 @@ def main() -> None:
     )
     batch, rounds = (16, 3) if options.quick else (options.batch, options.rounds)
     figures: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks.features", *sys.argv[1:]]),
+        **command_of("features"),
         "batch": batch,
         "dtype": options.dtype,
         "torch": torch.__version__,
@@ -146,10 +134,7 @@ def main() -> None:
     for name, network in networks(options.dtype).items():
         if options.only in (None, name):
             figures |= rates(name, network, batch, rounds, not options.quick, options.dtype)
-    if not options.json:
-        for name, value in figures.items():
-            print(f"{name}: {value}")
-    last_line(figures)
+    tell(figures, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,9 @@ accelerator, `--peak` (its matrix products in TFLOP/s) gives the share of it tha
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +35,7 @@ import numpy as np
 import optax
 
 from benchmarks.maml import Ours, distance, initial
-from benchmarks.timing import alternate, compared, last_line, median
+from benchmarks.timing import alternate, command_of, compared, median, options_of, tell
 from metaicl.episode import Episode, Examples, TaskSpec
 from metaicl.learners import Learner, make_learner
 from metaicl.learners.lasso import lasso_weights
@@ -220,12 +218,7 @@ def _cores() -> int:
 
 def main() -> None:
     """Measures and prints; the last line is JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="only the line of JSON")
-    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds of every comparison")
-    parser.add_argument("--quick", action="store_true", help="the small model, 128 prompts, three rounds")
+    parser = options_of(__doc__, rounds=5, quick="the small model, 128 prompts, three rounds")
     parser.add_argument("--only", choices=("step", "lasso", "replicas"), help="one of the comparisons")
     parser.add_argument("--peak", type=float, default=0.0, help="TFLOP/s of the accelerator")
     options = parser.parse_args()
@@ -235,14 +228,11 @@ def main() -> None:
         "lasso": lambda: lasso(128 if options.quick else PROMPTS, 4 if options.quick else 16, rounds),
         "replicas": lambda: replicas(TINY, rounds),
     }
-    figures: dict[str, Any] = {"command": " ".join(["python -m benchmarks.functions", *sys.argv[1:]])}
+    figures: dict[str, Any] = command_of("functions")
     for name, part in parts.items():
         if options.only in (None, name):
             figures |= part()
-    if not options.json:
-        for name, value in figures.items():
-            print(f"{name}: {value}")
-    last_line(figures)
+    tell(figures, as_json=options.json)
 
 
 if __name__ == "__main__":

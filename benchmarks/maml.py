@@ -21,9 +21,7 @@ reverse over reverse (`order="second_reverse"`).
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.timing import alternate, compared, last_line, median
+from benchmarks.timing import alternate, command_of, compared, median, options_of, tell
 from metaicl.episode import Episode, Examples, TaskSpec
 from metaicl.learners import Learner, Meta, make_learner
 from metaicl.learners.inner import cycling_rows
@@ -275,15 +273,10 @@ def methods(rounds: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Measures and prints; the last line is JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="only the line of JSON")
-    parser.add_argument("--rounds", type=int, default=7, help="alternating rounds of every comparison")
-    parser.add_argument("--quick", action="store_true", help="three rounds, the comparisons alone")
+    parser = options_of(__doc__, rounds=7, quick="three rounds, the comparisons alone")
     options = parser.parse_args()
     rounds = 3 if options.quick else options.rounds
-    figures: dict[str, Any] = {"command": " ".join(["python -m benchmarks.maml", *sys.argv[1:]])}
+    figures: dict[str, Any] = command_of("maml")
     details = comparisons(rounds)
     for name, found in details.items():
         medians = {who: median(seconds) for who, seconds in found["seconds"].items()}
@@ -298,10 +291,7 @@ def main() -> None:
         name: {who: [round(t, 4) for t in seconds] for who, seconds in found["seconds"].items()}
         for name, found in details.items()
     }
-    if not options.json:
-        for name, value in figures.items():
-            print(f"{name}: {value}")
-    last_line(figures)
+    tell(figures, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,9 @@ apart. Values must agree to 1 %.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +30,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import otdd_peers as peers
-from benchmarks.timing import alternate, at_most, compared, last_line, median
+from benchmarks.timing import alternate, at_most, command_of, compared, median, options_of, tell
 from metaicl.data.pool import Pool
 from metaicl.distances import Settings, pairwise
 from metaicl.distances.labels import label_distances
@@ -232,16 +230,9 @@ def draw(found: dict[str, dict[str, dict[str, float]]], path: str) -> None:
 
 def main() -> None:
     """Measures and prints; the last line is JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="only the line of JSON")
-    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds of every comparison")
+    parser = options_of(__doc__, rounds=5, quick="four data sets, three rounds, 20 pairs, no scaling")
     parser.add_argument(
         "--pairs", type=int, default=200, help="pairs of classes that the peer is timed on; 0 for all"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="four data sets, three rounds, 20 pairs, no scaling"
     )
     parser.add_argument("--figure", default="", help="PNG of the scaling")
     options = parser.parse_args()
@@ -250,7 +241,7 @@ def main() -> None:
     if options.quick:
         pools = sorted(pools, key=lambda pool: len(pool.classes))[:4]
     figures: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks.otdd", *sys.argv[1:]]),
+        **command_of("otdd"),
         "features": what,
     }
     figures |= compare(pools, pairs, rounds)
@@ -258,10 +249,7 @@ def main() -> None:
         figures["scaling_seconds"] = scaling(rounds)
         if options.figure:
             draw(figures["scaling_seconds"], options.figure)
-    if not options.json:
-        for name, value in figures.items():
-            print(f"{name}: {value}")
-    last_line(figures)
+    tell(figures, as_json=options.json)
 
 
 if __name__ == "__main__":

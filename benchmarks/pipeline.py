@@ -13,7 +13,6 @@ takes them. Before timing, one of our episodes is compared with the host's gathe
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import re
@@ -24,7 +23,7 @@ import tempfile
 import jax
 import numpy as np
 
-from benchmarks.timing import alternate, at_least, at_most, compared, last_line, median
+from benchmarks.timing import alternate, at_least, at_most, compared, median, options_of, tell
 from metaicl.data import sampler
 from metaicl.data.pipeline import open_batches
 from metaicl.data.pool import Pool
@@ -176,19 +175,13 @@ print(f"peak_kib={resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}")
 
 def main() -> None:
     """Measures and prints; the last line is JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="only the line of JSON")
+    parser = options_of(__doc__)
     parser.add_argument("--episodes", action="store_true", help="episodes only")
     options = parser.parse_args()
     figures = episodes()
     if not options.episodes:
         figures |= start_up() | memory()
-    if not options.json:
-        for name, value in figures.items():
-            print(f"{name}: {value}")
-    last_line(figures)
+    tell(figures, as_json=options.json)
 
 
 if __name__ == "__main__":

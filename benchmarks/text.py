@@ -18,9 +18,7 @@ tasks their meta-gradients have to equal ours. The ratios are against the fastes
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +29,7 @@ import numpy as np
 import optax
 
 from benchmarks.maml import Ours, distance, initial
-from benchmarks.timing import alternate, compared, last_line, median
+from benchmarks.timing import alternate, command_of, compared, median, options_of, progress, tell
 from metaicl.episode import Episode, Examples, TaskSpec
 from metaicl.learners import Learner, make_learner
 
@@ -207,30 +205,17 @@ def speed(rounds: int, compiled: bool) -> dict[str, Any]:
     return figures | {"raw_seconds": raw}
 
 
-def progress(text: str) -> None:
-    """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Measures and prints; the last line is JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="only the line of JSON")
-    parser.add_argument("--rounds", type=int, default=7, help="alternating rounds of every comparison")
-    parser.add_argument("--quick", action="store_true", help="two layers, three rounds, no compiled peer")
+    parser = options_of(__doc__, rounds=7, quick="two layers, three rounds, no compiled peer")
     parser.add_argument("--only", choices=("memory", "speed"), help="one of the comparisons")
     options = parser.parse_args()
-    figures: dict[str, Any] = {"command": " ".join(["python -m benchmarks.text", *sys.argv[1:]])}
+    figures: dict[str, Any] = command_of("text")
     if options.only in (None, "memory"):
         figures |= memory(BASE | {"layers": 2} if options.quick else BASE)
     if options.only in (None, "speed"):
         figures |= speed(3 if options.quick else options.rounds, not options.quick)
-    if not options.json:
-        for name, value in figures.items():
-            print(f"{name}: {value}")
-    last_line(figures)
+    tell(figures, as_json=options.json)
 
 
 if __name__ == "__main__":

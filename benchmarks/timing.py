@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -59,6 +61,32 @@ def at_most(name: str, value: float, target: float) -> dict[str, object]:
     return {name: round(value, 3), f"{name}_target": target, f"{name}_met": value <= target}
 
 
-def last_line(figures: dict[str, object]) -> None:
-    """Prints the figures as one line of JSON."""
+def options_of(doc: str | None, *, rounds: int = 0, quick: str = "") -> argparse.ArgumentParser:
+    """The options that benchmarks share: `--json`, `--rounds` and `--quick`; the latter where there is a text of it."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="only the line of JSON")
+    if rounds:
+        parser.add_argument(
+            "--rounds", type=int, default=rounds, help="alternating rounds of every comparison"
+        )
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
+
+
+def command_of(module: str) -> dict[str, object]:
+    """The first figure: the command."""
+    return {"command": " ".join([f"python -m benchmarks.{module}", *sys.argv[1:]])}
+
+
+def progress(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def tell(figures: dict[str, object], *, as_json: bool) -> None:
+    """Prints the figures, at least as one line of JSON, which comes last."""
+    if not as_json:
+        for name, value in figures.items():
+            print(f"{name}: {value}")
     print(json.dumps(figures | {"machine": machine()}))

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 EXPECTED = (ValueError, OSError, ArithmeticError)  # what bad input raises; anything else is a defect
 
@@ -39,3 +40,9 @@ def exit_status(
         if not isinstance(told, (*EXPECTED, *expected)):
             print("This looks like a defect; --debug shows the traceback.", file=sys.stderr)
         return 1
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> None:
+    """Runs a command line with what was typed, and exits with its status."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv))

@@ -13,11 +13,9 @@ calibrated by cross-validation on the support where every label has two sentence
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 
-from metaicl.command_line import exit_status
+from metaicl.command_line import exit_status, run_command
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,11 +77,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run() -> None:
-    """Entry point of the command line."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.exit(main(sys.argv))
-
-
 if __name__ == "__main__":
-    run()
+    run_command(main)

@@ -23,7 +23,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from metaicl.command_line import exit_status
+from metaicl.command_line import exit_status, run_command
 
 _DEFAULT_OUT = "$METAICL_DATA, else ~/data/metaicl"
 
@@ -173,11 +173,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run() -> None:
-    """Entry point of the command line."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.exit(main(sys.argv))
-
-
 if __name__ == "__main__":
-    run()
+    run_command(main)

@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Sequence
 
-from metaicl.command_line import exit_status
+from metaicl.command_line import exit_status, run_command
 from metaicl.distances.settings import Settings, reference
 
 _PRESETS: dict[str, Callable[..., Settings]] = {"default": Settings, "reference": reference}
@@ -75,11 +74,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run() -> None:
-    """Entry point of the command line."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.exit(main(sys.argv))
-
-
 if __name__ == "__main__":
-    run()
+    run_command(main)
