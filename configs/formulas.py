@@ -7,10 +7,9 @@ backgrounds, turns, parts, blur and noise. The network has four stages of group-
 parameters); it and a linear head are trained by cross-entropy through the one train loop, by the learner `supervised`.
 The last two drawings of each class are held out for the score.
 
-    python -m metaicl.main --config=configs/formulas.py                  a thousand classes
-    python -m metaicl.main --config=configs/formulas.py:quick            a hundred classes, 100 steps
-    python -m metaicl.main --config=configs/formulas.py:classes=200,steps=7000     those of the package
-    python -m metaicl.main --config=configs/formulas.py:full             20,000 steps: an hour on one core
+    python -m metaicl.main --config=configs/formulas.py                  200 classes, 7,000 steps: as the package's
+    python -m metaicl.main --config=configs/formulas.py:quick            20 classes, 300 steps
+    python -m metaicl.main --config=configs/formulas.py:full             a thousand classes, 20,000 steps
 
 The weights of the run (`main/weights.safetensors`) are a backbone for every config of an album:
 `backbone=formulas,weights=runs/formulas/main/weights.safetensors`. Without `weights` those of the package are taken;
@@ -25,14 +24,11 @@ from metaicl.configuration import parse_argument
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    arg = parse_argument(
-        argument, dict(cache="", classes=1000, image_size=32, steps=0), flags=("quick", "full")
-    )
+    arg = parse_argument(argument, dict(cache="", classes=0, image_size=32, steps=0), flags=("quick", "full"))
     config = ConfigDict()
     config.seed = 0
-    config.data = defaults.formulas(
-        cache=arg.cache, classes=100 if arg.quick else arg.classes, image_size=arg.image_size
-    )
+    classes = arg.classes or (20 if arg.quick else 1000 if arg.full else 200)
+    config.data = defaults.formulas(cache=arg.cache, classes=classes, image_size=arg.image_size)
     config.task = dict(queries=64, test_queries=100)
     config.learners = {
         "network": dict(
@@ -41,7 +37,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     }
     config.learner = "network"
     config.baselines = ()
-    steps = arg.steps or (100 if arg.quick else 20_000 if arg.full else 800)
+    steps = arg.steps or (300 if arg.quick else 20_000 if arg.full else 7000)
     config.train = defaults.training(
         steps=steps,
         learning_rate=1e-3,

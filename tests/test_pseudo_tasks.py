@@ -331,6 +331,8 @@ def test_training_does_not_look_at_labels(cache, monkeypatch):  # noqa: F811
         ({"task.label_noise": 0.1}, "no labels to be wrong"),
         ({"data.split": "supervised"}, "data.split='supervised'"),
         ({"data.kind": "published"}, "data.kind is 'published'"),
+        ({"data.merge": True}, "of the classes of training"),
+        ({"data.keep": {"classes": 0.5, "items_of_class": 0}}, "of the classes of training"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused_before_an_album_is_read(overrides, words, cache, no_album):  # noqa: F811

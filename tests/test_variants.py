@@ -210,3 +210,18 @@ def test_causal_attention_depends_on_the_order_of_the_support():
         parts = [jax.tree.map(lambda a: a[:n], one.support) for n in (2, 6)]
         first = [np.asarray(learner.adapt(meta, s, jax.random.key(1))["outputs"])[0] for s in parts]
         assert (np.abs(first[0] - first[1]).max() < 1e-5) == depends
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"evaluate.label_noise": (0.1, 1.5)}, "give shares between 0 and 1"),
+        ({"evaluate.ways": (1, 3)}, "give 2 or more"),
+        ({"data.split": "supervised", "evaluate.ways": (3,)}, "of N-way K-shot episodes"),
+        ({"evaluate.lengths": (3,)}, "these items have no lengths"),
+        ({"data.split": "thirds"}, "use 'domain', 'within', 'images', 'one_set'"),
+    ],
+)
+def test_points_that_there_cannot_be_are_refused(cache, changes, words):  # noqa: F811
+    with pytest.raises(ConfigError, match=words):
+        problem_of(cache, **changes)

@@ -53,11 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backbone",
         default="none",
-        help="squeezenet, resnet18, resnet34 or resnet50; 'none' for the pixels themselves",
+        help="formulas, or with --weights squeezenet, resnet18, resnet34, resnet50; 'none' for the pixels themselves",
     )
     parser.add_argument("--weights", default="", help="file of the backbone's pretrained weights")
     parser.add_argument(
-        "--image_size", type=int, default=0, help="pixels; 128 of squeezenet, 224 of a ResNet, else 32"
+        "--image_size",
+        type=int,
+        default=0,
+        help="pixels; 64 of formulas, 128 of squeezenet, 224 of a ResNet, else 32",
     )
     parser.add_argument("--cache", default="", help="folder of cached features; default METAICL_CACHE")
     parser.add_argument("--workdir", default=os.path.join("runs", "distances"), help="folder of all outputs")

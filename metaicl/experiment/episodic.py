@@ -51,6 +51,27 @@ def episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Prob
     return Problem(spec, train, validation, [*test, *points], parts.train)
 
 
+def check_points(data, evaluation) -> None:
+    """Refuses points of curves where there are no N-way K-shot episodes for them, before anything is read.
+
+    Raises:
+      ConfigError: for such data, and for shares of labels or numbers of ways that are none.
+    """
+    asked = [key for key in ("lengths", "label_noise", "ways") if evaluation.get(key, ())]
+    few_shot = data.kind in ("album", "published", "text") and data.get("split", "") != "supervised"
+    if asked and not few_shot:
+        raise ConfigError(
+            f"evaluate.{asked[0]} is of N-way K-shot episodes, which this data (data.kind={data.kind!r}) has not. "
+            "Leave it empty."
+        )
+    if any(not 0 <= share <= 1 for share in evaluation.get("label_noise", ())):
+        raise ConfigError(
+            f"evaluate.label_noise is {tuple(evaluation.label_noise)}: give shares between 0 and 1."
+        )
+    if any(n < 2 for n in evaluation.get("ways", ())):
+        raise ConfigError(f"evaluate.ways is {tuple(evaluation.ways)}: give 2 or more.")
+
+
 class _Sets(NamedTuple):
     """What makes test sets, of `ways` unless others are asked for; `suffix` is added to their names."""
 

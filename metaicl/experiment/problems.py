@@ -18,7 +18,7 @@ from metaicl.data.pool import Pool
 from metaicl.episode import TaskSpec
 from metaicl.experiment import texts, unlabelled
 from metaicl.experiment.backbones import features, load_backbone
-from metaicl.experiment.episodic import episodic
+from metaicl.experiment.episodic import check_points, episodic
 from metaicl.experiment.formulas import formulas_problem
 from metaicl.experiment.functions import mixture_problem, sinusoids_problem
 from metaicl.experiment.parts import Problem, TestSet
@@ -44,6 +44,7 @@ def make_problem(config: ConfigDict, place: Callable) -> Problem:
             f"evaluate.out_of_scope is of sentences, and data.kind is {config.data.kind!r}: set it to 0."
         )
     unlabelled.check(config.data, config.task)
+    check_points(config.data, config.evaluate)
     parts = {name: as_json(config[name]) for name in ("data", "task", "evaluate")}
     return _memoised_problem(json.dumps(parts), place)
 

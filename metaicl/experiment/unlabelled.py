@@ -37,6 +37,12 @@ def check(data, task) -> None:
         raise ConfigError(
             f"task.ways is {task.ways} and task.shots {task.shots}: pseudo-tasks have one number of each."
         )
+    keep = data.get("keep", {"classes": 1.0, "items_of_class": 0})
+    if data.get("merge", False) or keep["classes"] != 1 or keep["items_of_class"]:
+        raise ConfigError(
+            "data.merge and data.keep are of the classes of training, and pseudo-tasks have none. Leave them as they "
+            "are (task.pseudo.draw_from='pool' takes all images as one)."
+        )
     if task.label_noise:
         raise ConfigError(
             f"task.label_noise is {task.label_noise}, and pseudo-tasks have no labels to be wrong: set it to 0."

@@ -71,7 +71,7 @@ class SmallResNet(nn.Module):
 
     def _block(self, name, x, width):
         y = nn.relu(self._normalized(f"{name}.1", self._conv(f"{name}.1", x, width)))
-        y = self._normalized(f"{name}.2", self._conv(f"{name}.2", y, width), start=nn.initializers.ones)
+        y = self._normalized(f"{name}.2", self._conv(f"{name}.2", y, width))
         if x.shape[-1] != width:
             kernel = self.param(
                 f"{name}.shortcut.kernel", nn.initializers.lecun_normal(), (x.shape[-1], width), jnp.float32
@@ -88,8 +88,8 @@ class SmallResNet(nn.Module):
             return _conv_of_patches(x, kernel)
         return conv3x3(x, kernel, 1, self.task_batched)
 
-    def _normalized(self, name, x, start=nn.initializers.ones):
-        scale = self.param(f"{name}.scale", start, (x.shape[-1],), jnp.float32)
+    def _normalized(self, name, x):
+        scale = self.param(f"{name}.scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         offset = self.param(f"{name}.offset", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         y = group_normalized(x.astype(jnp.float32)) * scale[None, None, None, :] + offset[None, None, None, :]
         return y.astype(self.dtype)
