@@ -90,6 +90,6 @@ def learners(backbone: str, weights: str) -> dict:
         "network": dict(kind="supervised", encoder="conv", encoder_settings=conv),
     }
     if backbone != "none":
-        whole = defaults.trained_backbone(backbone, weights=weights, normalize="sqrt_unit")
+        whole = defaults.trained_backbone(backbone, weights, normalize="sqrt_unit")
         found["fine_tuned"] = dict(kind="supervised", **whole)
     return found

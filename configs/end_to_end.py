@@ -16,32 +16,19 @@ The study (arXiv 2507.05019) has this ablation; its rates and figures are not at
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, load_config_file
+from metaicl.configuration import load_config_file
 
 loo = load_config_file("loo", beside=__file__)
-
-ENCODERS = {
-    "formulas": ("small_resnet", {"weights": "package", "pooled": 2}),
-    "squeezenet": ("squeezenet", {}),
-    **{f"resnet{depth}": ("resnet", {"depth": depth}) for depth in (18, 34, 50)},
-}
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    if "backbone=" not in (argument or ""):
-        argument = ",".join(filter(None, [argument, "backbone=formulas"]))
     arg = loo.parse(argument)
-    if arg.backbone not in ENCODERS:
-        raise ConfigError(f"backbone={arg.backbone}: give one that can be trained, {', '.join(ENCODERS)}.")
+    encoder = defaults.trained_backbone(arg.backbone, arg.weights, normalize="sqrt_unit")
     config = loo.get_config(loo.with_one_learner(argument, arg, domains=2))
     config.data.image_size = arg.image_size or 64
     config.task.update(queries=2)
-    encoder, settings = ENCODERS[arg.backbone]
-    given = {"weights": arg.weights} if arg.weights else {}
-    entry = config.learners[config.learner].to_dict()
-    settings = dict(settings, normalize="sqrt_unit", **given)
-    config.learners["end_to_end"] = entry | dict(encoder=encoder, encoder_settings=settings)
+    config.learners["end_to_end"] = config.learners[config.learner].to_dict() | encoder
     steps = 40 if arg.quick else 20_000 if arg.full else 150
     own = dict(steps=steps, batch=2, learning_rate=3e-5, warmup=steps // 10)
     for name in (config.learner, "end_to_end"):

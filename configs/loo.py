@@ -7,15 +7,16 @@ domain. The validation domain rotates with the held-out one, and is never it.
     python -m metaicl.main --config=configs/loo.py                 the embedded album, no download
     python -m metaicl.main --config=configs/loo.py:quick           three of its domains held out
     python -m metaicl.main --config=configs/loo.py:learner=prototypes
-    python -m metaicl.main --config=configs/loo.py:backbone=formulas,learner=matching
+    python -m metaicl.main --config=configs/loo.py:backbone=none            the encoder is trained too, on the pixels
     python -m metaicl.main --config=configs/loo.py:album=PATH,backbone=squeezenet,weights=PATH
     python -m metaicl.main --config=configs/loo.py:album=PATH,backbone=squeezenet,weights=PATH,tune
     python -m metaicl.main --config=configs/loo.py:album=PATH,backbone=resnet50,weights=PATH,full
 
-By default a small convolutional encoder is trained inside the learner, beside every closed-form learner on the raw
-pixels. With a backbone all learners share its frozen features, as in the publication: the encoder f is frozen, the
-embedding of labels g and the Transformer M are learned. `backbone=formulas` comes with the package
-(`configs/formulas.py`) and never saw a photograph; others need their `weights`.
+All learners share the frozen features of a backbone, as in the publication: the encoder f is frozen, the embedding of
+labels g and the Transformer M are learned. The backbone `formulas` comes with the package (`configs/formulas.py`) and
+never saw a photograph or the embedded album; others need their `weights`. With `backbone=none` a small convolutional
+encoder is trained inside the learner (in_context, prototypes, maml, fomaml or reptile), beside every closed-form
+learner on the raw pixels.
 Images have `image_size` pixels a side, by default 64 for formulas, 128 for squeezenet, 224 for resnet18,
 resnet34 and resnet50.
 
@@ -30,7 +31,7 @@ from ml_collections import ConfigDict
 from metaicl import defaults
 from metaicl.configuration import ConfigError, named, parse_argument
 
-DEFAULTS = defaults.ALBUM | dict(learner="", held_out="", seeds=1)
+DEFAULTS = defaults.ALBUM | dict(backbone="formulas", learner="", held_out="", seeds=1)
 CONV = dict(filters=(32, 64, 64, 64), downsample="stride", pool="flatten", norm="group")
 PIXELS = dict(encoder="conv", encoder_settings=CONV)
 FEATURES = dict(encoder="identity", encoder_settings=dict(normalize="sqrt_unit"))
@@ -49,12 +50,16 @@ def get_config(argument: str | None = None) -> ConfigDict:
     trained = frozen_learners(arg) if frozen else pixel_learners()
     untrained = closed_form_grid() if arg.tune else closed_form(frozen)
     config.learners = ConfigDict(trained | untrained)
-    default = ["joint", "packed", "prototypes"] if frozen else ["in_context"]
+    default = ["matching", "prototypes"] if frozen else ["in_context"]
     chosen = arg.learner.split("+") if arg.learner else default
     if arg.tune:
         chosen = list(untrained)[:1]
     elif unknown := [name for name in chosen if name not in trained]:
-        raise ConfigError(f"learner={unknown[0]!r} is not one of {', '.join(trained)} (join several with +).")
+        elsewhere = unknown[0] in (pixel_learners() if frozen else frozen_learners(arg))
+        hint = f" With {'backbone=none' if frozen else 'a backbone'} there is." if elsewhere else ""
+        raise ConfigError(
+            f"learner={unknown[0]!r} is not one of {', '.join(trained)} (join several with +).{hint}"
+        )
     config.learner = chosen[0]
     config.baselines = tuple(name for name in untrained if name not in chosen)
     config.train = train(arg)

@@ -2,13 +2,14 @@
 """A trained learner on data sets from elsewhere: any run, any prepared data sets, no training.
 
     python -m metaicl.main --config=configs/ood.py:run=PATH,album=PATH
-    python -m metaicl.main --config=configs/ood.py:run=runs/loo/held_out=plants,album=embedded,datasets=shrubs+flowers
+    python -m metaicl.main --config=configs/ood.py:run=runs/loo/held_out=plants,learner=matching,datasets=shrubs+flowers
     python -m metaicl.main --config=configs/ood.py                             a learner as it begins, embedded album
 
-`run` is the folder of a finished run of any config of albums; its learner, backbone and image size are taken from
-there, and its weights tested as they are beside the closed-form learners on the same features. `album` is a folder of
-prepared data sets (`python -m metaicl.prepare`; the study tests on CIFAR-FS, CUB, Aircraft, Meta-iNat, EuroSAT and
-ISIC). Data sets that the run trained on are refused by name. Without `run` a small learner is tested as it begins.
+`run` is the folder of a finished run of any config of albums, commas and all; its learner, backbone and image size are
+taken from there, and its weights tested as they are beside the closed-form learners on the same features. `album` is a
+folder of prepared data sets (`python -m metaicl.prepare`; the study tests on CIFAR-FS, CUB, Aircraft, Meta-iNat,
+EuroSAT and ISIC). Data sets that the run trained on are refused by name. Without `run` a small learner is tested as it
+begins.
 """
 
 import json
@@ -25,7 +26,7 @@ loo = load_config_file("loo", beside=__file__)
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The config; see the module docstring for the argument."""
-    arg = parse_argument(argument, defaults.ALBUM | dict(run="", replica="", ways=5, shots=5))
+    arg = parse(argument)
     trained = config_of_run(arg) if arg.run else loo.get_config("quick")
     config = loo.get_config("quick" if arg.quick else None)
     config.learner = trained.learner
@@ -47,6 +48,21 @@ def get_config(argument: str | None = None) -> ConfigDict:
         refuse_trained(arg, trained, config)
     config.runs = named({"test": {}})
     return config
+
+
+def parse(argument: str | None) -> ConfigDict:
+    """The argument; what stands behind a comma in the name of the run's folder is no argument of its own."""
+    known = defaults.ALBUM | dict(run="", replica="", ways=5, shots=5)
+    run, rest, inside = "", [], False
+    for part in (argument or "").split(","):
+        key, _, value = part.partition("=")
+        if key == "run":
+            run, inside = value, True
+        elif inside and key not in (*known, "quick", "full"):
+            run += f",{part}"
+        else:
+            rest, inside = [*rest, part], False
+    return ConfigDict(parse_argument(",".join(rest), known).to_dict() | dict(run=run))
 
 
 def config_of_run(arg: ConfigDict) -> ConfigDict:

@@ -76,12 +76,21 @@ def image_size(backbone: str, pixels: int = 32) -> int:
     return pixels if backbone == "none" else _BACKBONE_SIZES.get(backbone, 128)
 
 
-def trained_backbone(backbone: str, **settings: Any) -> dict[str, Any]:
-    """The encoder of a learner that trains what is called `backbone` where it is frozen, with more `settings`."""
-    if backbone.startswith("resnet") and backbone in _BACKBONE_SIZES:
-        settings["depth"] = int(backbone.removeprefix("resnet"))
-        backbone = "resnet"
-    return dict(encoder=backbone, encoder_settings=settings)
+def trained_backbone(backbone: str, weights: str, **settings: Any) -> dict[str, Any]:
+    """The encoder of a learner that trains what is called `backbone` where it is frozen, with more `settings`.
+
+    Raises:
+      ConfigError: for what is no backbone that can be trained.
+    """
+    if backbone not in _BACKBONE_SIZES:
+        raise ConfigError(f"backbone={backbone}: give one that can be trained, {', '.join(_BACKBONE_SIZES)}.")
+    if backbone in ("formulas", "untrained"):
+        own = dict(weights=weights or ("package" if backbone == "formulas" else ""), pooled=2)
+        return dict(encoder="small_resnet", encoder_settings=own | settings)
+    if backbone.startswith("resnet"):
+        own = dict(depth=int(backbone.removeprefix("resnet")), weights=weights)
+        return dict(encoder="resnet", encoder_settings=own | settings)
+    return dict(encoder=backbone, encoder_settings=dict(weights=weights) | settings)
 
 
 def omniglot(folder: str, download: bool, split: str) -> dict[str, Any]:

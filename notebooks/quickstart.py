@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -70,13 +72,15 @@ from metaicl.learners import Meta, make_learner
 #
 # Everything about an experiment stands in one config. This one, `configs/loo.py`, *leaves one domain
 # out*: it trains on the data sets of all domains (glyphs, plants, machines, ...) but two, uses one of the
-# two to choose the best parameters, and tests on the other. `quick` does so for three held-out domains.
+# two to choose the best parameters, and tests on the other. `quick` does so for three held-out domains;
+# with `backbone=none` a small encoder of images is trained with everything else, where the default takes a
+# frozen one.
 
 # %%
-config = get_config("quick")
+config = get_config("quick,backbone=none")
 if FAST:
     config = overridden(
-        get_config("quick,held_out=plants"),
+        get_config("quick,backbone=none,held_out=plants"),
         {
             "data.datasets": tuple(names[0] for names in EMBEDDED_DOMAINS.values()),
             "data.embedded.classes": 8,
@@ -245,7 +249,8 @@ plt.show()
 # %% [markdown]
 # ## Where to go from here
 #
-# - `python -m metaicl.main --config=configs/loo.py` trains on all ten folds; `:learner=maml`,
-#   `:learner=reptile` or `:learner=prototypes` behind it trains another method on the same episodes.
+# - `python -m metaicl.main --config=configs/loo.py:backbone=none` trains on all ten folds;
+#   `:backbone=none,learner=maml`, `learner=reptile` or `learner=prototypes` trains another method on the same
+#   episodes. Without `backbone=none` all learners share the features of a frozen encoder.
 # - `:album=PATH` takes data sets of your own, in folders of class folders or in the layout of Meta-Album.
 # - `report.html` in the workdir holds every table and figure of a run, and the command that made it.

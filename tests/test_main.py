@@ -50,7 +50,7 @@ def loo(argument: str, **overrides) -> list[str]:
 
 
 def tiny(argument: str, cache, **overrides) -> list[str]:  # noqa: F811
-    return loo(f"{argument},cache={cache}", **(TINY | overrides))
+    return loo(f"backbone=none,{argument},cache={cache}", **(TINY | overrides))
 
 
 # What is typed
@@ -65,14 +65,25 @@ def tiny(argument: str, cache, **overrides) -> list[str]:  # noqa: F811
         (loo("quik"), "Unknown word 'quik'; did you mean 'quick'? Known: quick, full"),
         (loo("helt_out=cells"), "Unknown key 'helt_out'; did you mean 'held_out'? Known: "),
         (loo("seeds=two"), "seeds='two' is not of the type int"),
-        (loo("learner=mamal"), "learner='mamal' is not one of in_context, prototypes, maml"),
+        (
+            loo("learner=mamal"),
+            "learner='mamal' is not one of joint, packed, matching, geom, prototypes (join",
+        ),
+        (loo("learner=maml"), "(join several with +). With backbone=none there is."),
+        (
+            loo("backbone=none,learner=geom"),
+            "fomaml, reptile (join several with +). With a backbone there is.",
+        ),
         (loo("held_out=mars"), "There is no domain 'mars'. Did you mean "),
         (loo("", **{"train.stesp": 3}), "no key 'stesp'. Did you mean \"steps\""),
         (loo("", **{"trian.steps": 3}), "no key 'trian'. Did you mean \"train\""),
         (loo("", **{"train.steps": "many"}), "flag --config.train.steps=many: invalid literal for int()"),
         ([*loo("quick"), "--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir ?"),
         ([*loo("quick"), "quick"], "Unknown argument 'quick'."),
-        ([*loo("quick"), "--run=99"], "There is no run '99'; the runs are: 0 held_out=cells, 1 held_out="),
+        (
+            [*loo("quick"), "--run=99"],
+            "There is no run '99'; the runs are: 0 held_out=cells,closed_form, 1 held_out=",
+        ),
         ([*loo("quick"), "--run=held_out=mars"], "There is no run 'held_out=mars'; the runs are: 0 "),
         (
             loo("quick", learner="maml"),
@@ -158,7 +169,9 @@ def test_a_batch_that_the_devices_cannot_share_is_trained_on_some_of_them(capsys
 
 
 def album(folder: pathlib.Path) -> list[str]:
-    return loo(f"album={folder},held_out=plants,learner=prototypes", **(TINY | {"data.datasets": "()"}))
+    return loo(
+        f"backbone=none,album={folder},held_out=plants,learner=prototypes", **(TINY | {"data.datasets": "()"})
+    )
 
 
 def accepted(tmp_path, *arguments: str) -> None:
@@ -310,7 +323,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, cache):  # noqa:
 
 def test_list_names_the_runs(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert command_line(*loo("held_out=plants+cells"), "--list") == 0
+    assert command_line(*loo("backbone=none,held_out=plants+cells"), "--list") == 0
     assert capsys.readouterr().out == "0 held_out=cells\n1 held_out=plants\n"
     assert list(tmp_path.iterdir()) == []
 

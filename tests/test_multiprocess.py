@@ -113,7 +113,7 @@ def test_two_processes_equal_one(tmp_path, devices):
 
 
 TINY = [
-    "--config=configs/loo.py:held_out=cells,learner=prototypes",
+    "--config=configs/loo.py:backbone=none,held_out=cells,learner=prototypes",
     "--config.data.embedded.classes=6",
     "--config.data.embedded.images_per_class=16",
     "--config.data.datasets=('tissues','flowers','gears')",

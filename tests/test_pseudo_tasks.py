@@ -268,7 +268,9 @@ TINY = {
 
 def tiny(argument: str, cache, overrides=None):  # noqa: F811
     """`configs/unsupervised.py` in a size for tests."""
-    config = load_config(ROOT / "configs" / "unsupervised.py", f"held_out=cells,{argument},cache={cache}")
+    config = load_config(
+        ROOT / "configs" / "unsupervised.py", f"backbone=none,held_out=cells,{argument},cache={cache}"
+    )
     return overridden(config, TINY | (overrides or {}))
 
 

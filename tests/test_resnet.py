@@ -230,7 +230,8 @@ def test_other_weights_have_other_features_in_the_cache(tmp_path):
     [
         ("loo", "backbone=resnet50", 224),
         ("loo", "backbone=squeezenet", 128),
-        ("loo", "", 32),
+        ("loo", "", 64),
+        ("loo", "backbone=none", 32),
         ("loo", "backbone=resnet18,image_size=96", 96),
         ("sequential", "backbone=resnet34", 224),
         ("distances", "backbone=resnet18,image_size=64", 64),

@@ -116,7 +116,7 @@ def test_one_learner_is_tested_on_more_ways_than_it_trained_with(cache, tmp_path
 def test_weights_of_a_run_are_tested_elsewhere(cache, tmp_path):  # noqa: F811
     config = tiny_config("held_out=cells,learner=prototypes", cache, {"train.steps": 2})
     ((name, own),) = chosen_runs(config, None).items()
-    trained = make_any(name, own, tmp_path / name, mesh())
+    trained = make_any(name, own, tmp_path / f"{name},learner=matching", mesh())  # a comma in the path
     execute(trained)
     ood = ROOT / "configs" / "ood.py"
     given = f"run={trained.folder},cache={cache}"

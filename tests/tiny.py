@@ -81,8 +81,8 @@ def load_config(path: pathlib.Path, argument: str | None = None) -> ConfigDict:
 
 
 def tiny_config(argument: str, cache: pathlib.Path, overrides: dict[str, Any] | None = None) -> ConfigDict:
-    """`configs/loo.py` in a size for tests; the embedded album is kept in `cache`."""
-    config = load_config(LOO, f"{argument},cache={cache}")
+    """`configs/loo.py` in a size for tests, on pixels; the embedded album is kept in `cache`."""
+    config = load_config(LOO, f"backbone=none,{argument},cache={cache}")
     return overridden(config, TINY | (overrides or {}))
 
 
