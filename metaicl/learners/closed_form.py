@@ -14,7 +14,6 @@ from metaicl.learners.prototypes import class_means, distance_logits
 from metaicl.models.encoders import make_encoder
 
 Method = Literal["centroid", "knn", "ridge", "logistic"]
-DENSE = 4096  # weights of a logistic regression up to which its Newton steps form their matrix
 
 
 def closed_form(
@@ -228,12 +227,10 @@ def newton_logistic(z, y, mask, present, penalty, steps: int = 20):
         fit = -jnp.sum(mask[:, None] * y * jnp.where(present[None, :], log_p(w), 0.0))
         return fit + 0.5 * jnp.sum(w * penalise(w))
 
-    solve = _solve_dense if shape[0] * shape[1] <= DENSE else _solve_by_products
-
     def step(w, _):
         p = jnp.exp(log_p(w)) * mask[:, None]
         gradient = design.T @ (p - y * mask[:, None]) + penalise(w)
-        direction = solve(design, p, mask, penalise, gradient)
+        direction = _newton_direction(design, p, penalise, gradient)
         lengths = jnp.array([1.0, 0.5, 0.25, 0.1, 0.02, 0.0], z.dtype)
         values = jax.vmap(lambda length: objective(w - length * direction))(lengths)
         # The longest of those that are best up to rounding: near the optimum the values no longer differ.
@@ -245,21 +242,8 @@ def newton_logistic(z, y, mask, present, penalty, steps: int = 20):
     return w[:-1], w[-1]
 
 
-def _solve_dense(design, p, mask, penalise, gradient):
-    """The Newton direction `[d, N]` by elimination in the whole matrix."""
-    d, n = gradient.shape
-    curvature = jnp.einsum("sn,nm->snm", p, jnp.eye(n, dtype=p.dtype)) - jnp.einsum(
-        "sn,sm,s->snm", p, p, mask
-    )
-    hessian = jnp.einsum("si,sj,snm->injm", design, design, curvature).reshape(d * n, d * n)
-    units = jnp.eye(d * n, dtype=p.dtype).reshape(d * n, d, n)
-    quadratic = jax.vmap(penalise)(units).reshape(d * n, d * n)
-    return jnp.linalg.solve(hessian + quadratic, gradient.reshape(-1)).reshape(d, n)
-
-
-def _solve_by_products(design, p, mask, penalise, gradient):
+def _newton_direction(design, p, penalise, gradient):
     """The Newton direction by conjugate gradients: the matrix, of (d N)^2 numbers, is never formed."""
-    del mask  # p is masked
 
     def product(v):
         change = design @ v  # [S, N]
