@@ -125,4 +125,5 @@ _KINDS = {
     "taylor": _Kind(_check_taylor, _taylor),
     "distances": _Kind(relating.check_distances, relating.distances),
     "ease": _Kind(relating.check_ease, relating.ease),
+    "overlap": _Kind(relating.check_overlap, relating.overlap),
 }

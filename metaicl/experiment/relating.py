@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements of an album's data sets: how far they are from each other, and how easy a linear probe finds them."""
+"""Measurements of an album's data sets: how far they are from each other, how easy a linear probe finds them, and how
+many of their classes ImageNet has.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from metaicl import sharding
 from metaicl.configuration import ConfigError, as_json
+from metaicl.data.imagenet_classes import class_overlap
 from metaicl.data.pool import Pool
 from metaicl.experiment.distances import all_pairs, distance_settings
 from metaicl.experiment.ordering import check_probe, probe_accuracies
@@ -66,6 +69,24 @@ def ease(run) -> list[dict[str, Any]]:
         _head(run, "ridge_probe", "ease")
         | {"dataset": pool.name, "domain": pool.domain, "values": short({"accuracy": np.array([value])})}
         for pool, value in zip(pools, found, strict=True)
+    ]
+
+
+def check_overlap(run) -> list[Pool]:
+    """The whole data sets."""
+    return whole_pools(run.config.data, sharding.placer(run.mesh))
+
+
+def overlap(run) -> list[dict[str, Any]]:
+    """A line for every data set: the share of its classes that ImageNet's 1,000 have too, by name."""
+    return [
+        _head(run, "names", "overlap")
+        | {
+            "dataset": p.name,
+            "domain": p.domain,
+            "values": short({"overlap": np.array([class_overlap(p.classes)])}),
+        }
+        for p in check_overlap(run)
     ]
 
 

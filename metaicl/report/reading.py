@@ -20,7 +20,7 @@ Record = dict[str, Any]
 # Below this many classes the episodes of a data set repeat the same few problems: its interval is too narrow.
 FEW_CLASSES = 10
 
-OF_DATA = ("distance", "ease")  # evaluations of data sets, not of learners
+OF_DATA = ("distance", "ease", "overlap")  # evaluations of data sets, not of learners
 OUT_OF_SCOPE = "out_of_scope"  # an evaluation by metrics of its own, in a table of its own
 
 DEFAULTS = {

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from metaicl.report import difficulty, outsiders, relation_figures, relations
+from metaicl.report import difficulty, outsiders, overlap, relation_figures, relations
 from metaicl.report.reading import Record
 from metaicl.report.style import STYLE, Drawing
 from metaicl.report.tables import Table
@@ -25,8 +25,8 @@ def sections(records: Sequence[Record]) -> list[Section]:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        found = _relation(records), _difficulty(records), _outsiders(records)
-        return [section for section in found if section]
+        makers = (_relation, _difficulty, _overlap, _outsiders)
+        return [section for make in makers if (section := make(records))]
 
 
 def _relation(records: Sequence[Record]) -> Section | None:
@@ -49,6 +49,14 @@ def _difficulty(records: Sequence[Record]) -> Section | None:
         return None
     rows, drawing = difficulty.difficulty_rows(found), difficulty.draw_difficulty(found)
     return Section(difficulty.difficulty_table(found), [], rows, {}, [drawing])
+
+
+def _overlap(records: Sequence[Record]) -> Section | None:
+    found = overlap.load_overlap(records)
+    if found is None:
+        return None
+    table, drawing = overlap.overlap_table(found), overlap.draw_overlap(found)
+    return Section(table, [], overlap.overlap_rows(found), {}, [drawing])
 
 
 def _outsiders(records: Sequence[Record]) -> Section | None:
