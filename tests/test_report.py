@@ -348,3 +348,12 @@ def test_tables_do_not_load_matplotlib_and_nothing_loads_jax():
         [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_learners_of_curves_share_no_colour_while_others_can():
+    names = {f"variant {k:02}": True for k in range(len(style.TRAINED))} | {"walk": True, "yield": True}
+    plain = style.looks(names)
+    assert plain["walk"].color in {plain[name].color for name in names if name != "walk"}
+    chosen = style.looks(names, frozenset({"walk", "yield", "variant 07"}))
+    assert len({chosen[name].color for name in ("walk", "yield", "variant 07")}) == 3
+    assert [name for name in chosen if chosen[name].color == style.TRAINED[0]][0] == "variant 07"

@@ -61,11 +61,16 @@ class Look(NamedTuple):
     trained: bool
 
 
-def looks(trained: dict[str, bool]) -> dict[str, Look]:
-    """A look for every learner, the same whatever the order of the scores."""
+def looks(trained: dict[str, bool], curved: frozenset[str] = frozenset()) -> dict[str, Look]:
+    """A look for every learner, the same whatever the order of the scores.
+
+    Where there are more learners than colours, those of curves, `curved`, are the last to share one.
+    """
     chosen = {}
     for palette, kind in ((TRAINED, True), (MUTED, False)):
         names = sorted(name for name in trained if trained[name] is kind)
+        if len(names) > len(palette):
+            names.sort(key=lambda name: name not in curved)
         for k, name in enumerate(names):
             marker = MARKERS[(k + (0 if kind else 1)) % len(MARKERS)]
             chosen[name] = Look(palette[k % len(palette)], marker, kind)
@@ -77,7 +82,7 @@ def looks_of(groups: Sequence[tuple[Group, Summary]], curves: Sequence[Record]) 
     trained = {label: kind for _, summary in groups for label, kind in summary.trained.items()}
     for record in curves:
         trained.setdefault(record["label"], bool(record["trained"]))
-    return looks(trained)
+    return looks(trained, frozenset(record["label"] for record in curves))
 
 
 def canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
