@@ -356,4 +356,4 @@ def test_learners_of_curves_share_no_colour_while_others_can():
     assert plain["walk"].color in {plain[name].color for name in names if name != "walk"}
     chosen = style.looks(names, frozenset({"walk", "yield", "variant 07"}))
     assert len({chosen[name].color for name in ("walk", "yield", "variant 07")}) == 3
-    assert [name for name in chosen if chosen[name].color == style.TRAINED[0]][0] == "variant 07"
+    assert next(name for name in chosen if chosen[name].color == style.TRAINED[0]) == "variant 07"
