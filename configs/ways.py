@@ -30,6 +30,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
     ways = tuple(int(part) for part in str(arg.test_ways).split("+") if part.isdigit())
     config.evaluate.update(ways=ways[:3] if arg.quick else ways)
     # Pairs, so that they may differ.
-    config.task = ConfigDict(config.task.to_dict() | dict(ways=(5, 5), shots=(5, 5), test_shots=5))
+    config.task = ConfigDict(
+        config.task.to_dict() | dict(ways=(5, 5), shots=(5, 5), test_ways=5, test_shots=5)
+    )
     defaults.varied(config, {"fixed": {}, "varied": {"task.ways": (2, 10), "task.shots": (1, 10)}})
     return config

@@ -170,6 +170,7 @@ def classification(*, ways: int, shots: int, **given: Any) -> dict[str, Any]:
         ways=ways,
         shots=shots,
         queries=1,
+        test_ways=0,  # as many as in training at most; of validation too
         test_shots=0,  # as many as in training
         test_queries=1,
         validation_shots=0,  # as many as in the test, and queries too

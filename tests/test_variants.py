@@ -92,6 +92,16 @@ def test_wrong_labels_of_the_test_are_points_of_a_curve(cache):  # noqa: F811
     assert 0.4 < np.mean(wrong) < 0.6
 
 
+def test_the_ways_of_the_test_can_differ_from_those_of_training(cache):  # noqa: F811
+    problem = problem_of(cache, **{"task.test_ways": 2})
+    assert {h.ways for h in (*problem.test, *problem.validation)} == {2} and problem.spec.num_outputs == 3
+    assert set(problem.test[0].source.indices(0)["support_y"]) == {0, 1}
+    assert set(problem.train(0).indices(0)["support_y"]) == {0, 1, 2}
+    assert problem_of(cache, **{"task.test_ways": 5}).spec.num_outputs == 5
+    with pytest.raises(ValueError, match="6"):
+        problem_of(cache, **{"task.test_ways": 6})
+
+
 @pytest.mark.slow
 def test_one_learner_is_tested_on_more_ways_than_it_trained_with(cache, tmp_path):  # noqa: F811
     changes = FOUR | {"evaluate.ways": (2, 5)}

@@ -22,7 +22,9 @@ def episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Prob
       ConfigError, ValueError: for pools that are too small for the task.
     """
     shape, dtype = store.item
-    spec = TaskSpec("classify", shape, dtype, max(largest(task.ways), *evaluation.get("ways", ()), 0))
+    spec = TaskSpec(
+        "classify", shape, dtype, max(largest(task.ways), test_ways(task), *evaluation.get("ways", ()))
+    )
 
     def train(seed, datasets=()):
         return sampler.episodes(
@@ -39,7 +41,7 @@ def episodic(store, parts, split_by, task, evaluation, suffix: str = "") -> Prob
 
     if parts.train:  # else what is trained on is made elsewhere
         train(0)  # refuses what does not fit now, not after the first evaluation
-    made = _Sets(store, split_by, largest(task.ways), suffix)
+    made = _Sets(store, split_by, test_ways(task), suffix)
     validation = [made.held(p, evaluation.seed + 1, *validation_size(task)) for p in parts.validation]
     size = (evaluation.seed, test_shots(task), task.test_queries)
     test = [made.held(pool, *size) for pool in parts.test]
@@ -143,6 +145,11 @@ def _of_ways(made: _Sets, pools: Sequence[Pool], size, ways: Sequence[int]) -> l
 def test_shots(task) -> int:
     """Shots of the test: those of training, unless the task has its own."""
     return task.get("test_shots", 0) or largest(task.shots)
+
+
+def test_ways(task) -> int:
+    """Ways of the test and validation: the most of training, unless the task has its own number."""
+    return task.get("test_ways", 0) or largest(task.ways)
 
 
 def validation_size(task) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from metaicl.data import splits
 from metaicl.data.pool import Pool
 from metaicl.data.pooling import MERGED, subsample, unite
 from metaicl.experiment import unlabelled
-from metaicl.experiment.episodic import largest, test_shots, validation_size
+from metaicl.experiment.episodic import largest, test_shots, test_ways, validation_size
 
 
 def split_pools(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, str]]:
@@ -23,7 +23,7 @@ def split_pools(pools: list[Pool], data, task) -> tuple[splits.Split, dict[str, 
     """
     if data.split == "none":  # nothing is trained: all is tested
         items = test_shots(task) + task.test_queries
-        tested = [splits.drop_small_classes(pool, items, largest(task.ways)) for pool in pools]
+        tested = [splits.drop_small_classes(pool, items, test_ways(task)) for pool in pools]
         return splits.Split([], [], tested), {pool.name: "data sets" for pool in pools}
     whole, split_by = _parts(pools, data, largest(task.get("ways", 1)))
     uses_labels = data.split != "supervised" and not unlabelled.wanted(task)
@@ -101,13 +101,13 @@ def _chosen(train: list[Pool], data, ways: int) -> list[Pool]:
 
 def _large_enough(split: splits.Split, task, uses_labels: bool) -> splits.Split:
     """Without classes that are too small; the labels of training are not looked at unless they are used."""
-    ways = largest(task.ways)
+    ways = largest(task.ways), test_ways(task), test_ways(task)
     # Each part as many as its own episodes take: learners that train with other shots are tested on the same classes.
     needed = (_items(task), sum(validation_size(task)), test_shots(task) + task.test_queries)
     return splits.Split(
         *(
-            [splits.drop_small_classes(pool, items, ways) if used else pool for pool in part]
-            for part, items, used in zip(split, needed, (uses_labels, True, True), strict=True)
+            [splits.drop_small_classes(pool, items, n) if used else pool for pool in part]
+            for part, items, n, used in zip(split, needed, ways, (uses_labels, True, True), strict=True)
         )
     )
 
