@@ -207,7 +207,8 @@ def learners(arg: ConfigDict) -> dict:
     maml = dict(bert, kind="maml", adapted=adapted, rates=arg.rates, **steps)
     own = dict(encoder="identity", encoder_settings=dict(normalize="unit"))
     residual = dict(hidden=(256,), residual=True, normalize="unit")
-    token = dict(labels="simplex", readout="linear", image_width=192, label_width=64)
+    # Begins as a classifier by the cosines of the vectors, as `matching` of `configs/loo.py`.
+    token = dict(attention="packed", labels="relation", readout="matching", image_width=384, start="features")
     return {
         "maml": maml,
         "fomaml": dict(maml, order="first"),
@@ -239,7 +240,7 @@ def learners(arg: ConfigDict) -> dict:
             kind="prototypes", encoder="mlp", encoder_settings=residual, train=dict(learning_rate=3e-4)
         ),
         "in_context": dict(
-            own, kind="in_context", layers=2, heads=4, mlp=256, **token, train=dict(learning_rate=1e-3)
+            own, kind="in_context", layers=2, heads=4, mlp=256, **token, train=dict(learning_rate=1e-4)
         ),
         "logistic": dict(own, kind="closed_form", method="logistic", penalty=10.0, train=dict(steps=0)),
         "centroid": dict(own, kind="closed_form", method="centroid", train=dict(steps=0)),
