@@ -89,6 +89,7 @@ def share(arg: ConfigDict, config: ConfigDict) -> dict:
         settings = dict(entry["encoder_settings"], **added)
         overrides = {f"learners.fomaml.encoder_settings.{key}": value for key, value in added.items()}
         overrides |= {"learners.fomaml.adapted": adapted, "label": f"fomaml {adapt}"}
+        overrides |= {"learners.fomaml.inner_lr": text.inner_rate(adapt)}
         overrides |= point("adapted parameters (%)", share_of(settings, adapted))
         found[f"adapt={adapt}"] = ("fomaml", one_shot() | overrides)
     return found
