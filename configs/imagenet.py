@@ -36,7 +36,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             raise ConfigError(f"big={arg.big} is a folder of images: give an album=PATH to test on too.")
         own |= {"data.big_set": arg.big, "data.train_on": (given_path(arg.big).resolve().name,)}
     else:
-        own |= {"data.train_on": tuple(arg.big.split("+")) if arg.big else creatures()}
+        own |= {"data.train_on": stand_in(arg.big, config.data)}
     runs = {name: dict(leaves(run)) for name, run in config.runs.items()}
     runs["one_set"] = first | own | {"baselines": ()}
     if arg.album != "embedded":  # whose classes have no names
@@ -46,8 +46,18 @@ def get_config(argument: str | None = None) -> ConfigDict:
     return config
 
 
-def creatures() -> tuple[str, ...]:
-    """The stand-in of the embedded album."""
+def stand_in(big: str, data: ConfigDict) -> tuple[str, ...]:
+    """The data sets of the album that stand for one big one."""
     from metaicl.data.procedural import EMBEDDED_DOMAINS
+    from metaicl.experiment.problems import album_names  # heavy: only where a config is asked for
 
-    return tuple(EMBEDDED_DOMAINS["creatures"])
+    names, known = tuple(big.split("+")) if big else tuple(EMBEDDED_DOMAINS["creatures"]), album_names(data)
+    if not big and data.album != "embedded":
+        raise ConfigError(
+            f"Give big=PATH of a folder, or big=NAME+NAME of these data sets: {', '.join(known)}."
+        )
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(
+            f"big={unknown[0]!r} is no folder and no data set of the album: {', '.join(known)}."
+        )
+    return names

@@ -214,3 +214,10 @@ def test_claims_of_sentences_differ_in_what_they_are_about(tmp_path, monkeypatch
     ):
         with pytest.raises(ConfigError, match=words):
             load_config(claims, argument)
+
+
+def test_a_big_set_that_is_none_is_refused_before_an_album_is_read():
+    with pytest.raises(
+        ConfigError, match="big='nothing' is no folder and no data set of the album: printed_letters, "
+    ):
+        load_config(ROOT / "configs" / "imagenet.py", "big=nothing")
