@@ -29,6 +29,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     arg = parse(argument)
     trained = config_of_run(arg) if arg.run else loo.get_config("quick")
     config = loo.get_config("quick" if arg.quick else None)
+    config.evaluate = loo.evaluation(arg)
     config.learner = trained.learner
     untrained = loo.closed_form(trained.data.backbone != "none")
     config.baselines = tuple(name for name, entry in untrained.items() if not entry.get("train"))
@@ -62,7 +63,7 @@ def parse(argument: str | None) -> ConfigDict:
             run += f",{part}"
         else:
             rest, inside = [*rest, part], False
-    return ConfigDict(parse_argument(",".join(rest), known).to_dict() | dict(run=run))
+    return ConfigDict(parse_argument(",".join(rest), known).to_dict() | dict(run=run, tune=False))
 
 
 def config_of_run(arg: ConfigDict) -> ConfigDict:

@@ -66,7 +66,8 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
 def length(arg: ConfigDict, frozen: bool) -> int:
     """Steps of training."""
-    return arg.steps or (50_000 if arg.full else 150 if arg.quick else 400 if frozen else 300)
+    short, usual = (60, 200) if frozen else (150, 300)
+    return arg.steps or (50_000 if arg.full else short if arg.quick else usual)
 
 
 def train(arg: ConfigDict, frozen: bool) -> dict:
