@@ -55,7 +55,7 @@ def accuracies(run: pathlib.Path, learner: str) -> np.ndarray:
 )
 def test_a_command_line_leaves_a_report_behind(learner, tmp_path, cache, capsys):  # noqa: F811
     workdir = tmp_path / "out"
-    config = f"--config={LOO}:held_out=cells,learner={learner},cache={cache}"
+    config = f"--config={LOO}:backbone=none,held_out=cells,learner={learner},cache={cache}"
     own = {"baselines": ("ridge",), "evaluate.shot_curve": (1,), "evaluate.shot_curve_episodes": 3}
     flags = flags_of(TINY | own)
     assert command_line(config, *flags, f"--workdir={workdir}") == 0
@@ -316,7 +316,7 @@ def done_by(*arguments: str, workdir: pathlib.Path) -> list[str]:
 
 
 def test_runs_are_chosen_by_number_and_name(tmp_path, cache):  # noqa: F811
-    config = f"--config={LOO}:held_out=plants+cells+machines,learner=prototypes,cache={cache}"
+    config = f"--config={LOO}:backbone=none,held_out=plants+cells+machines,learner=prototypes,cache={cache}"
     flags = [config, *flags_of(TINY)]
     names = [f"held_out={domain}" for domain in ("cells", "machines", "plants")]
     assert done_by(*flags, workdir=tmp_path) == names
