@@ -185,7 +185,7 @@ def adaptation(arg: Mapping) -> tuple[dict, str]:
 
 
 def inner_rate(adapt: str) -> float:
-    """The inner rate of what is adapted; of few parameters the better of 0.05 and 0.5 on a validation domain of CLINC150.
+    """The inner rate of what is adapted; of few parameters the better of 0.05 and 0.5 on one validation domain.
 
     5 was worse still (head: not tried); `all`, `warp` and single layers have 0.05, beside which nothing was tried.
     """
