@@ -27,7 +27,9 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config = loo.get_config(loo.with_one_learner(argument, arg, without=("test_ways",)))
     if config.learners[config.learner].get("labels") != "relation":
         raise ConfigError(f"learner={config.learner} answers as many ways as it trains with: use another.")
-    ways = tuple(int(part) for part in str(arg.test_ways).split("+") if part.isdigit())
+    if wrong := [part for part in arg.test_ways.split("+") if not part.isdigit()]:
+        raise ConfigError(f"test_ways={wrong[0]!r} is no number of ways (join several with +).")
+    ways = tuple(map(int, arg.test_ways.split("+")))
     config.evaluate.update(ways=ways[:3] if arg.quick else ways)
     # Pairs, so that they may differ.
     config.task = ConfigDict(

@@ -221,3 +221,8 @@ def test_a_big_set_that_is_none_is_refused_before_an_album_is_read():
         ConfigError, match="big='nothing' is no folder and no data set of the album: printed_letters, "
     ):
         load_config(ROOT / "configs" / "imagenet.py", "big=nothing")
+
+
+def test_ways_that_are_no_numbers_are_refused():
+    with pytest.raises(ConfigError, match="test_ways='many' is no number of ways"):
+        load_config(ROOT / "configs" / "ways.py", "test_ways=3+many")
