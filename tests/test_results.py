@@ -53,10 +53,7 @@ def test_results_say_nothing_of_the_machine(folder):
 
 @pytest.mark.parametrize("folder", MADE, ids=lambda p: p.name)
 def test_the_readme_shows_the_results(folder):
-    """The line of every learner in the headline table, as it stands there, with or without its single places.
-
-    Long tables stand in a README of the results, which the README names.
-    """
+    """The line of every learner in the headline table, as it stands there, with or without its single places."""
     readme, missing = shown(folder), []
     found = report.summaries(report.load_records(folder))
     for places in (True, False):
@@ -70,11 +67,30 @@ def test_the_readme_shows_the_results(folder):
 
 
 def shown(folder: pathlib.Path) -> str:
-    """The README, and that of the results, or of the results that these are among, if there is one."""
-    readme, own = (ROOT / "README.md").read_text(), folder / "README.md"
-    own = own if own.exists() else folder.parent / "README.md"
-    assert f"({folder.relative_to(ROOT).as_posix()}/" in readme
-    return readme + (own.read_text() if own.exists() else "")
+    """The texts of all README from the folder up to the project's, one of which links to the folder."""
+    above = [folder, *folder.parents]
+    readmes = [at / "README.md" for at in above[: above.index(ROOT) + 1] if (at / "README.md").exists()]
+    assert [p for p in readmes if f"({folder.relative_to(p.parent).as_posix()}/" in p.read_text()]
+    return "\n".join(p.read_text() for p in readmes)
+
+
+def test_links_between_readmes_lead_somewhere():
+    readmes = [ROOT / "README.md", *(ROOT / "results").rglob("README.md")]
+    links = [(p, link) for p in readmes for link in re.findall(r"\]\(([^)\s]+)\)", p.read_text())]
+    assert len(readmes) > 3 and len(links) > 50
+    assert [(p, link) for p, link in links if not leads_somewhere(p, link)] == []
+
+
+def leads_somewhere(readme: pathlib.Path, link: str) -> bool:
+    """Whether a link's file is there, with the section that it names."""
+    if link.startswith("http"):
+        return True
+    path, _, section = link.partition("#")
+    target = readme.parent / path if path else readme
+    if not section:
+        return target.exists()
+    titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+    return section in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
 
 
 STAGED = sorted({path.parents[1] for path in (ROOT / "results").glob("**/stages.json")})
@@ -84,13 +100,6 @@ STAGED = sorted({path.parents[1] for path in (ROOT / "results").glob("**/stages.
 def test_the_readme_shows_what_stages_changed(folder):
     table = markdown(transfer_table(load_runs(folder))).splitlines()
     assert len(table) > 5 and [line for line in table if line not in shown(folder)] == []
-    mine = {line.split("|")[1] for line in table if line.startswith("|")}
-    quoted = [
-        line
-        for line in (ROOT / "README.md").read_text().splitlines()
-        if line.count("|") == table[0].count("|")
-    ]
-    assert [line for line in quoted if line.split("|")[1] in mine - {" --- "} and line not in table] == []
 
 
 def test_the_distances_are_drawn_from_the_committed_matrix(tmp_path):
@@ -101,7 +110,7 @@ def test_the_distances_are_drawn_from_the_committed_matrix(tmp_path):
     for name in ("distances", "dendrogram", "map"):
         assert (tmp_path / "figures" / f"{name}.png").exists()
         assert (committed / "figures" / f"{name}.png").exists()
-    readme = (ROOT / "README.md").read_text()
+    readme = shown(committed)
     assert [line for line in table.splitlines()[2:] if line.strip() and line.rstrip() not in readme] == []
 
 
