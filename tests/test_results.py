@@ -18,6 +18,7 @@ from metaicl.evaluate import evaluate
 from metaicl.experiment.problems import make_problem
 from metaicl.experiment.runs import NOT_SETTINGS
 from metaicl.learners import make_learner
+from metaicl.report import summaries
 from metaicl.report.distances import write_distance_report
 from metaicl.report.reading import load_runs
 from metaicl.report.sequences import transfer_table
@@ -33,7 +34,9 @@ MADE = [pytest.param(p, marks=[pytest.mark.slow] * (p.name == "sequential")) for
 
 
 @pytest.mark.parametrize("folder", MADE, ids=lambda p: p.name)
-def test_tables_are_made_from_the_committed_records(folder, tmp_path, monkeypatch):
+def test_tables_are_made_from_the_committed_records_and_shown(folder, tmp_path, monkeypatch):
+    made = []  # the numbers behind the tables, which take a while: computed once
+    monkeypatch.setattr(report, "summaries", lambda records: made.append(summaries(records)) or made[-1])
     monkeypatch.setattr("metaicl.report.figures.draw_all", lambda *args: [])  # which takes most of the time
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("figures", "*.html", "results.json", "*.md"))
@@ -41,6 +44,17 @@ def test_tables_are_made_from_the_committed_records(folder, tmp_path, monkeypatc
     rebuilt, committed = (json.loads((p / "results.json").read_text())["rows"] for p in (copy, folder))
     assert len(committed) > 3 and rebuilt == committed
     assert table.strip() == (folder / "table.txt").read_text().strip()
+    not_shown = [missing(folder, made[0], single) for single in (True, False)]
+    assert [] in not_shown, not_shown[0]
+
+
+def missing(folder: pathlib.Path, found: list, single: bool) -> list[str]:
+    """Lines of the headline table, with or without its single places, that no README has as they are."""
+    tables = [markdown(headline_table(group, summary, single=single)) for group, summary in found]
+    lines = [line for t in tables for line in t.splitlines() if line.startswith("|") and "---" not in line]
+    assert len(lines) > 2
+    readmes = shown(folder)
+    return [line for line in lines if line not in readmes]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
@@ -49,21 +63,6 @@ def test_results_say_nothing_of_the_machine(folder):
         if path.suffix in {".json", ".jsonl", ".txt", ".md", ".html"}:
             text = path.read_text()
             assert not re.search(r"/(work|root|home|tmp)/|shared/data", text), path
-
-
-@pytest.mark.parametrize("folder", MADE, ids=lambda p: p.name)
-def test_the_readme_shows_the_results(folder):
-    """The line of every learner in the headline table, as it stands there, with or without its single places."""
-    readme, missing = shown(folder), []
-    found = report.summaries(report.load_records(folder))
-    for places in (True, False):
-        tables = [markdown(headline_table(group, summary, single=places)) for group, summary in found]
-        lines = [
-            line for t in tables for line in t.splitlines() if line.startswith("|") and "---" not in line
-        ]
-        assert len(lines) > 2
-        missing.append([line for line in lines if line not in readme])
-    assert [] in missing, missing[0]
 
 
 def shown(folder: pathlib.Path) -> str:
