@@ -212,7 +212,8 @@ def learners(arg: ConfigDict) -> dict:
     encoder |= dict(adapters=0, lora=0, prompts=0)
     bert = dict(encoder="bert", encoder_settings=encoder | added)
     plain = dict(encoder="bert", encoder_settings=encoder)
-    steps = dict(inner_steps=5, inner_lr=inner_rate(arg.adapt), test=dict(inner_steps=10))
+    # With five sentences of a class 20 steps in the test are worth 8 points over 5 on a validation domain (FOMAML).
+    steps = dict(inner_steps=5, inner_lr=inner_rate(arg.adapt), test=dict(inner_steps=20))
     maml = dict(bert, kind="maml", adapted=adapted, rates=arg.rates, **steps)
     own = dict(encoder="identity", encoder_settings=dict(normalize="unit"))
     residual = dict(hidden=(256,), residual=True, normalize="unit")
