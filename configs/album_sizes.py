@@ -10,9 +10,9 @@ quarter, half or all of the classes (but never fewer than a task has). What is k
 more. All are tested on the same tasks; with 5 images of a class training is 2-shot. Along a diagonal (20 images of all
 classes, 40 of half) the number of images is about the same: what is best at a fixed budget.
 
-Meta-Album's own sizes, Micro, Mini and Extended, are three albums (`python -m metaicl.prepare meta_album --size=...`):
-give one after another as `album=`. The study (arXiv 2507.05019) finds a large gain from Micro to Mini and a small one
-from Mini to Extended.
+Meta-Album's own sizes, Micro (20 classes), Mini (all, 40 images of each) and Extended (all images), are three albums
+(`python -m metaicl.prepare meta_album --size=...`): give one after another as `album=`. The study (arXiv 2507.05019)
+finds a large gain from Micro to Mini and a small one from Mini to Extended.
 """
 
 from ml_collections import ConfigDict

@@ -21,7 +21,7 @@ SqueezeNet in the cache.
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import named, parse_argument
+from metaicl.configuration import named, parse_argument, separate
 
 DEFAULTS = dict(album="embedded", datasets="", weights="", formulas="", cache="")
 
@@ -42,7 +42,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     features = dict(encoder="identity", encoder_settings=dict(normalize="sqrt_unit"))
     centroid = dict(kind="closed_form", method="centroid", temperature=0.5, **features)
     backbones = chosen(arg)
-    config.learners = dict.fromkeys(backbones, centroid)
+    config.learners = separate(dict.fromkeys(backbones, centroid))
     config.learner = "untrained"
     config.baselines = ()
     config.train = defaults.training(steps=0)

@@ -21,7 +21,7 @@ steps.
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, named, parse_argument
+from metaicl.configuration import ConfigError, named, parse_argument, separate
 
 DEFAULTS = defaults.ALBUM | dict(
     recipe="",
@@ -44,7 +44,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.seed = 0
     config.data = data(arg, features=frozen and recipe == "probe")
     config.task = dict(queries=128 if recipe == "probe" else 32, test_queries=100)
-    config.learners = learners(arg.backbone, arg.weights)
+    config.learners = separate(learners(arg.backbone, arg.weights))
     config.learner = "probe" if recipe == "probe" else "fine_tuned" if frozen else "network"
     config.baselines = ()
     steps = arg.steps or (2000 if arg.full else 100 if arg.quick else 300)

@@ -20,7 +20,7 @@ no correlation was told from 0 (`results/distance_transfer`).
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, named, parse_argument
+from metaicl.configuration import ConfigError, named, parse_argument, separate
 
 DEFAULTS = defaults.ALBUM | dict(
     learner="in_context",
@@ -46,7 +46,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     if len(names) < LEAST:
         raise ConfigError(f"{len(names)} data sets ({', '.join(names)}) have no ranks: give {LEAST} or more.")
     config.task = defaults.classification(ways=5, shots=5, queries=3, test_queries=3)
-    config.learners = defaults.small_learners(frozen)
+    config.learners = separate(defaults.small_learners(frozen))
     if arg.learner == "ridge" or arg.learner not in config.learners:
         raise ConfigError(f"learner={arg.learner!r} is not one of in_context, prototypes, maml.")
     config.learner = arg.learner

@@ -42,7 +42,7 @@ import math
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, named, parse_argument
+from metaicl.configuration import ConfigError, named, parse_argument, separate
 
 FIGURES = {
     "1": ("dense_sparse",),
@@ -91,7 +91,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.data = defaults.functions(d, fewest=0 if arg.learner == "in_context" else -1)
     # One query a prompt is what the causal learner's last prefix is; the other has no prefixes to learn from.
     config.task = dict(shots=2 * d, queries=2 * d if arg.learner == "in_context" else 1, test_queries=1)
-    config.learners = learners("standard", arg)
+    config.learners = separate(learners("standard", arg))
     config.learner = arg.learner
     config.baselines = ("least_squares", "nearest_3")
     config.train = defaults.training(

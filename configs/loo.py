@@ -29,7 +29,7 @@ training, for a GPU or TPU.
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, named, parse_argument
+from metaicl.configuration import ConfigError, named, parse_argument, separate
 
 DEFAULTS = defaults.ALBUM | dict(backbone="formulas", learner="", held_out="", seeds=1)
 CONV = dict(filters=(32, 64, 64, 64), downsample="stride", pool="flatten", norm="group")
@@ -49,7 +49,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.task = defaults.classification(ways=5, shots=5, queries=5, test_queries=5 if frozen else 10)
     trained = frozen_learners(arg) if frozen else pixel_learners()
     untrained = closed_form_grid() if arg.tune else closed_form(frozen)
-    config.learners = ConfigDict(trained | untrained)
+    config.learners = separate(trained | untrained)
     default = ["matching", "prototypes"] if frozen else ["in_context"]
     chosen = arg.learner.split("+") if arg.learner else default
     if arg.tune:

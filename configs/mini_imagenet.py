@@ -23,7 +23,7 @@ Published, full schedule: MAML 48.70 / 63.11 (1 / 5 shots), Reptile 49.97 / 65.9
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, named, parse_argument
+from metaicl.configuration import ConfigError, named, parse_argument, separate
 
 SHAPES = {"5w1s": (5, 1), "5w5s": (5, 5)}
 DEFAULTS = dict(
@@ -54,7 +54,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.task = defaults.classification(
         ways=ways, shots=shots, test_shots=shots, queries=15, test_queries=15
     )
-    config.learners = ConfigDict(learners(arg, shots))
+    config.learners = separate(learners(arg, shots))
     chosen = arg.learner.split("+")
     if unknown := [name for name in chosen if name not in config.learners]:
         raise ConfigError(f"learner={unknown[0]!r} is not one of {', '.join(config.learners)} (join with +).")

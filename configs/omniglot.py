@@ -25,7 +25,7 @@ Published, full schedule, 5-way 1-shot: Reptile 95.39 (97.68 transductive), MAML
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, named, parse_argument
+from metaicl.configuration import ConfigError, named, parse_argument, separate
 
 SHAPES = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}
 DEFAULTS = dict(
@@ -44,7 +44,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.seed = 0
     config.data = defaults.omniglot(arg.folder, arg.download, arg.split or "reptile")
     config.task = defaults.classification(ways=ways, shots=shots, test_shots=shots)
-    config.learners = ConfigDict(learners(arg, ways, shots))
+    config.learners = separate(learners(arg, ways, shots))
     chosen = list(config.learners) if arg.learner == "all" else arg.learner.split("+")
     if unknown := [name for name in chosen if name not in config.learners]:
         raise ConfigError(f"learner={unknown[0]!r} is not one of {', '.join(config.learners)} (join with +).")

@@ -18,7 +18,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, load_config_file, named, parse_argument
+from metaicl.configuration import ConfigError, load_config_file, named, parse_argument, separate
 from metaicl.files import given_path
 
 loo = load_config_file("loo", beside=__file__)
@@ -33,7 +33,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.learner = trained.learner
     untrained = loo.closed_form(trained.data.backbone != "none")
     config.baselines = tuple(name for name, entry in untrained.items() if not entry.get("train"))
-    config.learners = ConfigDict(untrained | {trained.learner: trained.learners[trained.learner].to_dict()})
+    config.learners = separate(untrained | {trained.learner: trained.learners[trained.learner].to_dict()})
     config.data = defaults.album(
         arg.album,
         datasets=tuple(arg.datasets.split("+")) if arg.datasets else (),

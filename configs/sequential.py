@@ -37,7 +37,7 @@ after 20 % untrained.
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, named, parse_argument
+from metaicl.configuration import ConfigError, named, parse_argument, separate
 
 DEFAULTS = defaults.ALBUM | dict(
     learner="in_context",
@@ -71,7 +71,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.data = data(arg, validates="adaptive" in orders)
     validated = dict(validation_shots=3, validation_queries=1)  # a fifth of 20 images is enough for it
     config.task = defaults.classification(ways=5, shots=5, queries=3, test_queries=3, **validated)
-    config.learners = learners
+    config.learners = separate(learners)
     config.learner = chosen[0]
     config.baselines = ("ridge",)
     steps = len(album_names(config.data)) * (arg.steps or (1000 if arg.full else 40 if arg.quick else 25))

@@ -22,7 +22,7 @@ import math
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, named, parse_argument
+from metaicl.configuration import ConfigError, named, parse_argument, separate
 
 FAMILIES = ("maml", "reptile")
 STEPS = (0, 1, 2, 4, 8, 16, 32)
@@ -44,7 +44,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         grid=50,
     )
     config.task = dict(shots=10, queries=10, test_shots=10, test_queries=50)
-    config.learners = ConfigDict(learners(arg))
+    config.learners = separate(learners(arg))
     for given, names in ((families, FAMILIES), (chosen, list(config.learners))):
         if unknown := [name for name in given if name not in names]:
             raise ConfigError(f"{unknown[0]!r} is not one of {', '.join(names)}.")

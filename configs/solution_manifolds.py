@@ -20,7 +20,7 @@ import math
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import named, parse_argument
+from metaicl.configuration import named, parse_argument, separate
 
 LEARNERS = ("reptile", "maml", "fomaml", "joint")
 
@@ -39,7 +39,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
         grid=50,
     )
     config.task = dict(shots=10, queries=10, test_shots=10, test_queries=50)
-    config.learners = learners(arg)
+    config.learners = separate(learners(arg))
     config.learner = "reptile"
     config.baselines = ("untrained",)
     config.train = defaults.training(steps=0, log_every=100, checkpoint_every=5000)

@@ -24,7 +24,7 @@ linearly from 0.25 to 0, are those of `gradient_combinations.py`.
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, named, parse_argument
+from metaicl.configuration import ConfigError, named, parse_argument, separate
 
 PANELS = {
     "steps": ("inner steps", (2, 3, 4, 6)),
@@ -49,7 +49,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.seed = 0
     config.data = defaults.omniglot(arg.folder, arg.download, "reptile")
     config.task = defaults.classification(ways=5, shots=15, queries=5, test_shots=5)
-    config.learners = {name: learner(method) for name, method in METHODS.items()}
+    config.learners = separate({name: learner(method) for name, method in METHODS.items()})
     config.learner = "reptile"
     config.baselines = ()
     config.train = defaults.training(

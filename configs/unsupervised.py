@@ -25,7 +25,7 @@ are computed once. That pass takes most of the time, hence images of 64 pixels, 
 from ml_collections import ConfigDict
 
 from metaicl import defaults
-from metaicl.configuration import ConfigError, load_config_file, named
+from metaicl.configuration import ConfigError, load_config_file, named, separate
 
 loo = load_config_file("loo", beside=__file__)
 
@@ -51,7 +51,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.task = defaults.classification(ways=5, shots=5, queries=queries, test_queries=5 if frozen else 10)
     config.task.pseudo = defaults.pseudo_tasks()
     trained, untrained = learner(arg, frozen), closed_form(frozen)
-    config.learners = ConfigDict(dict.fromkeys(TASKS, trained) | untrained)
+    config.learners = separate(dict.fromkeys(TASKS, trained) | untrained)
     config.learner, config.baselines = chosen[0], ()
     config.train = train(arg, frozen)
     config.evaluate = defaults.evaluation(

@@ -146,6 +146,15 @@ def _within(key: str, above: str) -> bool:
     return key == above or key.startswith(f"{above}.") or above.startswith(f"{key}.")
 
 
+def separate(entries: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
+    """A part of the config such as `learners`, whose entries share nothing.
+
+    A ConfigDict keeps two references to one dict as one object, so an override of what two entries were built with
+    would reach both.
+    """
+    return ConfigDict({name: copy.deepcopy(entry) for name, entry in entries.items()})
+
+
 def named(overrides: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
     """Runs or replicas by name, each with dotted overrides, in the nested form that a `ConfigDict` can hold."""
     result = ConfigDict()

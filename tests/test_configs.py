@@ -11,6 +11,7 @@ import re
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 from text_data import tiny_tensors, write_model
 from tiny import ROOT, TINY, cache, load_config, mesh, small_split, tiny_config, write_album  # noqa: F401
@@ -112,6 +113,8 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
         small["data.embedded.images_per_class"] = 40
     config = overridden(config, small)
     json.dumps(config.to_dict())
+    seen = [id(part) for part in parts(config)]
+    assert len(seen) == len(set(seen))  # an override of one part must not reach another
     if "measure" not in config:  # every key that the experiment reads is there
         assert set(config.train) == set(defaults.training(steps=1))
         assert set(config.evaluate) == set(defaults.evaluation())
@@ -131,6 +134,23 @@ def test_every_config_builds_as_documented(path, argument, places, tmp_path, cac
             continue
         assert own.learner in own.learners and set(own.baselines) <= set(own.learners)
     assert list(tmp_path.iterdir()) == []
+
+
+def parts(config: ConfigDict):
+    """All parts of a config, itself first."""
+    yield config
+    for value in config.values():
+        if isinstance(value, ConfigDict):
+            yield from parts(value)
+
+
+def test_an_override_of_one_learner_reaches_no_other():
+    config = load_config(ROOT / "configs" / "text.py", "weights=none,learner=maml+fomaml")
+    with config.unlocked():
+        config.learners.maml.test.inner_steps = 3
+        config.learners.maml.encoder_settings.dropout = 0.5
+    assert config.learners.fomaml.test.inner_steps == config.learners.anil.test.inner_steps == 20
+    assert config.learners.fomaml.encoder_settings.dropout == 0.0
 
 
 def test_some_data_sets_are_held_out_by_their_domains(tmp_path):
