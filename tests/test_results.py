@@ -92,6 +92,44 @@ def leads_somewhere(readme: pathlib.Path, link: str) -> bool:
     return section in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
 
 
+# Paired differences as the READMEs quote them, over the episodes of these very test sets.
+QUOTED = [
+    ("text/fresh", "protomaml", "finetune", "5.8", "[5.2, 6.3]"),
+    ("text/fresh", "protomaml", "centroid", "6.4", "[5.9, 7.0]"),
+    ("text/fresh", "maml", "finetune", "3.9", "[3.3, 4.6]"),
+    ("text/fresh", "fomaml", "finetune", "2.9", "[2.3, 3.5]"),
+    ("text/fresh", "maml", "fomaml", "1.0", "[0.6, 1.5]"),
+    ("text/fresh_5shot", "finetune", "maml", "1.3", "[0.2, 2.5]"),
+    ("text/fresh_5shot", "finetune", "fomaml", "1.1", "[-0.1, 2.3]"),
+    ("geom/attention_linear", "non causal", "causal", "2.5", "[2.3, 2.8]"),
+    ("geom/end_to_end", "end to end", "frozen", "0.7", "[0.5, 0.9]"),
+    ("geom/unsupervised", "geom_u", "camelu", "0.6", "[0.5, 0.7]"),
+    ("geom/album_sizes_linear", "10 images, all classes", "20 images, half classes", "2.8", "[2.4, 3.2]"),
+    ("geom/album_sizes_linear", "20 images, all classes", "40 images, half classes", "2.3", "[1.8, 2.7]"),
+]
+
+
+@pytest.mark.parametrize(("name", "ours", "theirs", "mean", "interval"), QUOTED)
+def test_quoted_differences_are_those_of_the_records(name, ours, theirs, mean, interval):
+    folder = ROOT / "results" / name
+    records = [r for r in report.load_records(folder) if r["evaluation"] == "main" and r["split"] == "test"]
+    domains: dict = {}  # domain -> data set -> differences [E], means over seeds
+    for key in {(r["domain"], r["dataset"]) for r in records}:
+        here = [r for r in records if (r["domain"], r["dataset"]) == key]
+        means = [
+            np.mean([r["values"]["accuracy"] for r in here if r["learner"] == who], axis=0)
+            for who in (ours, theirs)
+        ]
+        domains.setdefault(key[0], []).append(100 * (means[0] - means[1]))
+    share = lambda sets: len(sets) * len(domains)
+    found = sum(d.mean() / share(sets) for sets in domains.values() for d in sets)
+    variance = sum(d.var(ddof=1) / len(d) / share(sets) ** 2 for sets in domains.values() for d in sets)
+    half = 1.96 * variance**0.5
+    np.testing.assert_allclose(found, float(mean), atol=0.0501)
+    np.testing.assert_allclose([found - half, found + half], json.loads(interval), atol=0.1)
+    assert re.search(re.escape(mean) + r" (points )?" + re.escape(interval), " ".join(shown(folder).split()))
+
+
 STAGED = sorted({path.parents[1] for path in (ROOT / "results").glob("**/stages.json")})
 
 
